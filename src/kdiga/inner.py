@@ -1,0 +1,64 @@
+"""The one ascent loop: every inner maximisation of every method and every gradient attack of ours calls `maximise`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import inf
+
+import torch
+from torch import nn
+
+from kdiga.errors import BadInput
+from kdiga.losses import input_gradient, norm
+from kdiga.types import Images, PerSample, Threat
+
+
+def maximise(f: Callable[[Images], PerSample], x: Images, threat: Threat, *, steps: int, step_size: float, start: Images) -> Images:
+    """Projected steepest ascent on f over the ball around x, cut to [0, 1]; the last iterate (Madry et al. 2018, arXiv 1706.06083).
+
+    u <- project(u + step_size * direction(grad f(u))), from `start`; step_size in image units.
+    A step above the ball's diameter is refused: published code has swapped eps and step.
+    """
+    if step_size > 2 * threat.eps:
+        raise BadInput(f"step size {step_size:g} is above the diameter of the ball, {2 * threat.eps:g}: eps and step swapped?")
+    u = project(start, x, threat)
+    for _ in range(steps):
+        u = u.detach().requires_grad_()
+        u = project(u.detach() + step_size * direction(input_gradient(f(u), u), threat), x, threat)
+    return u.detach()
+
+
+def direction(g: Images, threat: Threat) -> Images:
+    """The unit step that raises a linear function with gradient g most: sign(g) for l-inf, g / ||g||_2 for l2 (0 where g is 0)."""
+    if threat.norm == inf:
+        return g.sign()
+    return g / norm(g, 2.0).clamp_min(1e-12)[:, None, None, None]
+
+
+def project(u: Images, x: Images, threat: Threat) -> Images:
+    """u moved into the ball around x, then into [0, 1]; x is in [0, 1], so the second move does not leave the ball."""
+    if threat.norm == inf:
+        return torch.minimum(torch.maximum(u, x - threat.eps), x + threat.eps).clamp(0, 1)
+    d = u - x
+    scale = (threat.eps / norm(d, 2.0).clamp_min(1e-12)).clamp_max(1)
+    return (x + d * scale[:, None, None, None]).clamp(0, 1)
+
+
+def random_point(x: Images, threat: Threat) -> Images:
+    """A point drawn uniformly from the ball around x, then clipped to [0, 1]."""
+    if threat.norm == inf:
+        return project(x + threat.eps * (2 * torch.rand_like(x) - 1), x, threat)
+    d = torch.randn_like(x)
+    radius = threat.eps * torch.rand_like(x[:, :1, :1, :1]) ** (1 / x[0].numel())
+    return project(x + radius * d / norm(d, 2.0).clamp_min(1e-12)[:, None, None, None], x, threat)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, each module's own mode again after: an inner loop must not move BatchNorm statistics."""
+    was = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for m, mode in was.items():
+            m.training = mode

@@ -1,0 +1,44 @@
+"""Per-sample terms: tensors in, `[b]` out. No model, mode, device or reduction is known here."""
+
+import torch
+import torch.nn.functional as F
+
+from kdiga.types import Images, Labels, Logits, PerSample
+
+
+def cross_entropy(z: Logits, y: Labels) -> PerSample:
+    """-log softmax(z)_y, in nats, computed in float32 or better."""
+    return F.cross_entropy(_wide(z), y, reduction="none")
+
+
+def kl(z: Logits, target: Logits, temperature: float = 1.0) -> PerSample:
+    """T^2 KL(softmax(target / T) || softmax(z / T)): summed over classes, so its scale does not depend on their number
+    (Hinton et al. 2015, arXiv 1503.02531). `target` is differentiated too unless the caller detaches it."""
+    log_p, log_q = F.log_softmax(_wide(target) / temperature, 1), F.log_softmax(_wide(z) / temperature, 1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def margin(z: Logits, y: Labels) -> PerSample:
+    """max_{j != y} z_j - z_y: positive where the sample is misclassified (Carlini and Wagner 2017)."""
+    own = z.gather(1, y[:, None])
+    return (z.scatter(1, y[:, None], -torch.inf).amax(1, keepdim=True) - own)[:, 0]
+
+
+def dlr(z: Logits, y: Labels) -> PerSample:
+    """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690, eq. 6): the margin over z_(1) - z_(3); needs three classes."""
+    top = z.topk(3, dim=1).values
+    return margin(z, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def norm(v: Images, p: float) -> PerSample:
+    """Each sample's l_p norm. Its gradient at v = 0 is 0, not NaN."""
+    return torch.linalg.vector_norm(v.flatten(1), ord=p, dim=1)
+
+
+def input_gradient(loss: PerSample, x: Images, *, create_graph: bool = False) -> Images:
+    """Each sample's gradient of its own loss: the sum over samples is differentiated, so batch size does not enter."""
+    return torch.autograd.grad(loss.sum(), x, create_graph=create_graph)[0]
+
+
+def _wide(z: Logits) -> Logits:
+    return z if z.dtype == torch.float64 else z.float()
