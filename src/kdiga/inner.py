@@ -12,12 +12,18 @@ from kdiga.losses import input_gradient, norm
 from kdiga.types import Images, PerSample, Threat
 
 
-def maximise(f: Callable[[Images], PerSample], x: Images, threat: Threat, *, steps: int, step_size: float, start: Images) -> Images:
+def maximise(
+    f: Callable[[Images], PerSample], x: Images, threat: Threat, *, steps: int, step_size: float | None = None, start: Images
+) -> Images:
     """Projected steepest ascent on f over the ball around x, cut to [0, 1]; the last iterate (Madry et al. 2018, arXiv 1706.06083).
 
-    u <- project(u + step_size * direction(grad f(u))), from `start`; step_size in image units.
+    u <- project(u + step_size * direction(grad f(u))), from `start`; step_size in image units. Its default, 2.5 eps / steps and at most
+    eps, is eps / 4 at ten steps (2/255 at 8/255) and lets the iterate cross the ball at any number of steps from two on.
     A step above the ball's diameter is refused: published code has swapped eps and step.
     """
+    if steps < 1:
+        raise BadInput(f"an attack needs at least one step, got steps={steps}")
+    step_size = min(2.5 / steps, 1.0) * threat.eps if step_size is None else step_size
     if step_size > 2 * threat.eps:
         raise BadInput(f"step size {step_size:g} is above the diameter of the ball, {2 * threat.eps:g}: eps and step swapped?")
     u = project(start, x, threat)

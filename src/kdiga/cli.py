@@ -1,0 +1,262 @@
+"""The command line: each verb checks its arguments and calls one function. Nothing heavy is imported before a verb runs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from kdiga import __version__
+from kdiga.errors import BadInput, Stopped
+
+if TYPE_CHECKING:
+    from kdiga.recipe import Recipe
+    from kdiga.report.rows import Row
+
+ABOUT = """\
+Distil robust image classifiers into small students that stay robust, and prove it.
+
+  kdiga demo                                         see it work: three minutes, no download
+  kdiga teach --data fashion-mnist --model cnn?width=24 --out runs/teacher
+  kdiga distill --data fashion-mnist --teacher runs/teacher --student 'cnn?width=12&act=gelu' --out runs/student
+  kdiga compare runs/teacher runs/student --data fashion-mnist --out runs/comparison
+
+A MODEL is a built-in network (kdiga list models), timm:NAME, torchvision:NAME, a run folder, or a weight file with its
+architecture (PATH.pt?arch=resnet-18); options follow a question mark (cnn?width=12&act=silu).
+Robust accuracy means AutoAttack (standard); anything weaker is named for what it is.
+"""
+KINDS = ("objectives", "attacks", "models", "datasets", "recipes")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line for an error, that says where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"kdiga: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb. Returns 0, 1 for a run that had to stop, 2 for input that cannot be used, 130 after Ctrl-C."""
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments) or 0
+    except BadInput as error:
+        code = _say(error, 2)
+    except Stopped as error:
+        code = _say(error, 1)
+    except BrokenPipeError:  # `kdiga list models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        code = _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was saved before is kept", 2)
+    except KeyboardInterrupt:
+        code = _say("interrupted; a training run goes on from its checkpoint with --resume", 130)
+    return code
+
+
+def _say(message: object, code: int) -> int:
+    print(f"kdiga: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verbs and their flags."""
+    top = Parser(prog="kdiga", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"kdiga {__version__}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    demo = verbs.add_parser("demo", help="teacher, four students and their evaluation on scikit-learn's digits")
+    demo.add_argument("--seed", type=int, default=0)
+    _folder(demo, Path("runs/demo"))
+    demo.set_defaults(run=_demo)
+
+    teach = verbs.add_parser("teach", help="train a robust teacher, or any model without a teacher")
+    _training(teach)
+    teach.add_argument("--model", metavar="SPEC", help="the network to train, cnn by default")
+    teach.set_defaults(run=_train, default="pgd_at")
+
+    distill = verbs.add_parser("distill", help="train a student from a robust teacher")
+    _training(distill)
+    distill.add_argument("--teacher", metavar="MODEL", help="run folder, weights, or timm: name of the teacher")
+    distill.add_argument("--student", metavar="SPEC", help="the network to train; one with weights is trained further")
+    distill.set_defaults(run=_train, default="kdiga")
+
+    evaluate = verbs.add_parser("evaluate", help="clean and robust accuracy of one model, with intervals")
+    evaluate.add_argument("models", metavar="MODEL", nargs=1)
+    _measuring(evaluate, Path("runs/evaluation"))
+    evaluate.set_defaults(run=_compare)
+
+    compare = verbs.add_parser("compare", help="evaluate several models alike: one table and one page")
+    compare.add_argument("models", metavar="MODEL", nargs="+")
+    _measuring(compare, Path("runs/comparison"))
+    compare.set_defaults(run=_compare)
+
+    report = verbs.add_parser("report", help="draw the HTML page of a run, comparison or demo again and print its table")
+    report.add_argument("folder", metavar="RUN", type=Path)
+    report.set_defaults(run=_report)
+
+    listing = verbs.add_parser("list", help="what can be named: " + ", ".join(KINDS))
+    listing.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    listing.set_defaults(run=_list)
+    return top
+
+
+def _training(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "recipe", metavar="RECIPE.toml", nargs="?", help="a recipe file, or the name of one that ships (kdiga list recipes)"
+    )
+    verb.add_argument("--data", metavar="NAME", help="data set: digits, fashion-mnist, cifar10, npz:PATH, folder:PATH ...")
+    verb.add_argument("--objective", metavar="NAME", help="what is minimised (kdiga list objectives)")
+    verb.add_argument("--eps", help="size of the threat in image units: 8/255 or 0.031")
+    verb.add_argument("--norm", help="linf (default) or l2")
+    verb.add_argument("--seed", type=int)
+    verb.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="any value of the recipe: epochs=10, iga_weight=3, n=200"
+    )
+    verb.add_argument("--no-evaluate", action="store_true", help="train only")
+    _folder(verb, None)
+    verb.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    verb.add_argument("--root", metavar="DIR", type=Path, help="where the data sets lie (default: $KDIGA_DATA or ./data)")
+
+
+def _measuring(verb: argparse.ArgumentParser, out: Path) -> None:
+    verb.add_argument("--data", metavar="NAME", default="digits")
+    verb.add_argument(
+        "--eps", help="size of the threat in image units: 8/255 or 0.031 (default: what the field uses for the data set)"
+    )
+    verb.add_argument("--norm", help="linf (default) or l2")
+    verb.add_argument("--attacks", default="fgsm,pgd20,autoattack", help="comma-separated (kdiga list attacks)")
+    verb.add_argument(
+        "--n", type=int, default=1000, help="test images, a fixed stratified choice; all if there are fewer (default 1000)"
+    )
+    verb.add_argument("--batch-size", type=int, default=256)
+    verb.add_argument("--device", default="auto")
+    _folder(verb, out)
+    verb.add_argument("--resume", action="store_true", help="go on with what --out already holds")
+    verb.add_argument("--root", metavar="DIR", type=Path, help="where the data sets lie (default: $KDIGA_DATA or ./data)")
+
+
+def _folder(verb: argparse.ArgumentParser, default: Path | None) -> None:
+    verb.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=default,
+        required=default is None,
+        help="folder that everything is written to" + (f" (default {default})" if default else ""),
+    )
+    verb.add_argument("--overwrite", action="store_true", help="replace what is in --out")
+
+
+def _demo(a: argparse.Namespace) -> int:
+    from kdiga.demo import demo
+    from kdiga.progress import live
+
+    with live() as progress:
+        rows = demo(a.out, seed=a.seed, overwrite=a.overwrite, progress=progress)
+    return _show(rows, "kdiga demo: digits", a.out)
+
+
+def _train(a: argparse.Namespace) -> int:
+    from kdiga import data
+    from kdiga.compare import Entry, compare
+    from kdiga.distill import run
+    from kdiga.progress import live
+
+    recipe = _recipe(a)
+    with live() as progress:
+        run(recipe, a.out, root=a.root, resume=a.resume, overwrite=a.overwrite, progress=progress)
+        if a.no_evaluate:
+            return 0
+        chosen = [Entry(a.out.resolve().name, str(a.out))]
+        dataset = data.load(recipe.data, a.root)
+        rows = compare(
+            chosen, dataset, recipe.threat, recipe.evaluate, a.out, title=a.out.name, device=recipe.train.device, progress=progress
+        )
+    return _show(rows, a.out.name, a.out)
+
+
+def _recipe(a: argparse.Namespace) -> "Recipe":
+    """The recipe that file and flags describe; with --resume it must be the one the run began with."""
+    from kdiga.recipe import read, resolve
+
+    names = ("data", "objective", "eps", "norm", "seed", "model", "teacher", "student")
+    flags = {name: getattr(a, name, None) for name in names}
+    if a.resume:
+        begun = read(str(a.out / "recipe.toml")) if (a.out / "recipe.toml").exists() else {}
+        before = resolve(begun)
+        table = read(a.recipe) if a.recipe else begun
+        now = resolve(table, flags=flags, sets=a.set)
+        if begun and now != before:
+            key = next(k for k, v in vars(before).items() if v != vars(now)[k])
+            raise BadInput(
+                f"--resume goes on with the run as it began, but {key} differs: {vars(before)[key]} then, {vars(now)[key]} now"
+            )
+        return now
+    table = read(a.recipe)
+    if not table.get("objective") and flags["objective"] is None:
+        flags["objective"] = a.default
+    if a.default == "kdiga" and not {"model", "student"} & table.keys() and flags["student"] is None:
+        flags["student"] = "cnn?width=12&act=gelu"
+    return resolve(table, flags=flags, sets=a.set)
+
+
+def _compare(a: argparse.Namespace) -> int:
+    from kdiga import data, folder
+    from kdiga.attacks import expand
+    from kdiga.compare import compare, entries
+    from kdiga.progress import live
+    from kdiga.recipe import EPS, Testing
+    from kdiga.types import Threat
+
+    threat = Threat.parse(a.norm or "linf", a.eps or EPS.get(a.data, "8/255"))
+    testing = Testing(attacks=tuple(name.strip() for name in a.attacks.split(",")), n=a.n, attack_batch=a.batch_size)
+    expand(testing.attacks)
+    if a.n < 1 or a.batch_size < 1:
+        raise BadInput("--n and --batch-size must be at least 1")
+    chosen = entries(a.models)
+    folder.check_free(a.out, overwrite=a.overwrite) if not a.resume else None
+    dataset = data.load(a.data, a.root)
+    if not a.resume:
+        folder.start(a.out, overwrite=a.overwrite)
+    title = f"{dataset.name}, {threat}"
+    with live() as progress:
+        rows = compare(chosen, dataset, threat, testing, a.out, title=title, device=a.device, progress=progress)
+    return _show(rows, title, a.out)
+
+
+def _report(a: argparse.Namespace) -> int:
+    from kdiga.compare import write_report
+    from kdiga.report.rows import read_results
+
+    if not (a.folder / "results.json").exists():
+        raise BadInput(
+            f"{a.folder} holds no results.json: name the folder of a run that was evaluated, of a comparison or of the demo"
+        )
+    write_report(a.folder)
+    return _show(read_results(a.folder / "results.json"), a.folder.name, a.folder)
+
+
+def _show(rows: "Sequence[Row]", title: str, out: Path) -> int:
+    from rich.console import Console
+
+    from kdiga.report.table import terminal, verdict
+
+    console = Console()
+    console.print(terminal(rows, title))
+    console.print(verdict(rows), soft_wrap=True, highlight=False)
+    console.print(f"Page: {out / 'report.html'}   rows: {out / 'results.json'}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _list(a: argparse.Namespace) -> int:
+    from kdiga.contents import contents
+
+    for name, line in contents(a.kind).items():
+        print(f"{name:18} {line}".rstrip())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

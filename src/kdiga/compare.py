@@ -1,0 +1,185 @@
+"""Evaluate any number of models on the same images under the same threat, and write what was found: table, JSON, page."""
+
+import json
+import shutil
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdiga import data, folder, models
+from kdiga.errors import BadInput
+from kdiga.evaluate import evaluate
+from kdiga.recipe import Testing
+from kdiga.report import gather, pictures
+from kdiga.report.page import page
+from kdiga.report.rows import Row, read_results, write_results
+from kdiga.report.table import markdown, verdict
+from kdiga.train import pick_device
+from kdiga.types import Progress, Threat
+
+RECORDS = ("evaluation.json", "per_sample.safetensors")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to compare: a name that is a folder's name, too, and where the model is."""
+
+    name: str
+    spec: str
+
+    @property
+    def recipe(self) -> dict[str, object]:
+        """The recipe of the run folder that `spec` names, or nothing."""
+        path = Path(self.spec) / "recipe.toml"
+        return tomllib.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def log(self) -> list[dict[str, object]]:
+        path = Path(self.spec) / "log.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def entries(specs: Sequence[str]) -> list[Entry]:
+    """A short, distinct name for each spec: the last part of its path, more of it where two would be the same."""
+    paths = [Path(s.partition("?")[0]) for s in specs]
+    for depth in range(1, 8):
+        names = ["-".join(p.parts[-depth:]).replace(":", "-").strip("/") or s for p, s in zip(paths, specs, strict=True)]
+        if len(set(names)) == len(names):
+            return [Entry(n, s) for n, s in zip(names, specs, strict=True)]
+    raise BadInput("a model is named twice: name each of the models to compare once")
+
+
+def compare(
+    chosen: Sequence[Entry],
+    dataset: data.Dataset,
+    threat: Threat,
+    testing: Testing,
+    out: Path,
+    *,
+    title: str,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Write results.json, results.md, report.html, report.json, pictures and each model's evaluation under `out`, which exists.
+
+    `testing.n` test images are used, a fixed stratified choice. What an interrupted comparison, or the run folder itself, has already
+    measured with the same settings is not measured again.
+    """
+    where = pick_device(device)
+    test = dataset.test
+    if testing.n < len(test):
+        test = data.carve(test, testing.n, seed=0)[1]
+    known = {"shape": dataset.shape, "classes": len(dataset.classes), "mean": dataset.mean, "std": dataset.std}
+    loaded = {e.name: models.load(e.spec, **known).to(where) for e in chosen}
+    x, y, few = test.images().to(where), test.y.to(where), min(len(test), 256)
+    rows, sweeps = [], {}
+    for i, entry in enumerate(chosen, 1):
+        own, model = out if len(chosen) == 1 else out / entry.name, loaded[entry.name]
+        _bring_records(Path(entry.spec), own)
+
+        def said(what: str, done: int, of: int, *, prefix: str = f"{entry.name} ({i} of {len(chosen)})") -> None:
+            if progress is not None:
+                progress(f"{prefix}: {what}", done, of)
+
+        found = evaluate(model, x, y, threat, attacks=testing.attacks, batch_size=testing.attack_batch, out=own, progress=said)
+        sweeps[entry.name] = gather.sweep(model, x[:few], y[:few], threat)
+        names = ("fgsm", "pgd20", "autoattack")
+        fgsm, pgd20, strongest = (found.accuracy(a) if a in found.robust else None for a in names)
+        low, high = found.interval("autoattack") if "autoattack" in found.robust else (None, None)
+        row = Row(
+            name=entry.name,
+            parameters=models.parameter_count(model),
+            clean=found.accuracy("clean"),
+            fgsm=fgsm,
+            pgd20=pgd20,
+            autoattack=strongest,
+            low=low,
+            high=high,
+            n=found.n,
+            seconds=max((float(str(line["seconds"])) for line in entry.log if "seconds" in line), default=None),
+            role=_role(entry, chosen),
+            objective=_objective(entry),
+            spec=model.info.spec,
+            threat=str(threat),
+        )
+        rows.append(row)
+        write_results(rows, out / "results.json")
+    drawn = gather.pictures(loaded, x, y, threat)
+    pictures.save(drawn, out / "pictures.safetensors")
+    facts = {
+        "title": title,
+        "threat": {"norm": threat.norm if threat.norm == 2 else "inf", "eps": threat.eps},
+        "classes": list(dataset.classes),
+        "sweeps": sweeps,
+        "logs": {e.name: e.log for e in chosen},
+        "provenance": _provenance(dataset, testing, few),
+    }
+    folder.atomic_write(out / "report.json", json.dumps(facts).encode())
+    folder.atomic_write(out / "results.md", markdown(rows).encode())
+    write_report(out)
+    return rows
+
+
+def write_report(out: Path) -> Path:
+    """Draw report.html from what `compare` left in `out`; no model is needed. Raises BadInput where that is missing or damaged."""
+    rows = read_results(out / "results.json")
+    try:
+        facts = json.loads((out / "report.json").read_text())
+        html = page(
+            title=facts["title"],
+            rows=rows,
+            threat=Threat(norm=float(facts["threat"]["norm"]), eps=facts["threat"]["eps"]),
+            classes=tuple(facts["classes"]),
+            sweeps={name: [(eps, acc) for eps, acc in points] for name, points in facts["sweeps"].items()},
+            logs=facts["logs"],
+            pictures=pictures.load(out / "pictures.safetensors") if (out / "pictures.safetensors").exists() else None,
+            provenance=facts["provenance"],
+            verdict=verdict(rows),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(
+            f"{out} does not hold a complete comparison ({type(error).__name__}: {error}): run `kdiga compare` again"
+        ) from None
+    folder.atomic_write(out / "report.html", html.encode())
+    return out / "report.html"
+
+
+def _bring_records(run: Path, own: Path) -> None:
+    """Start from what was measured in the run folder; `evaluate` uses a record only if its fingerprint fits."""
+    own.mkdir(parents=True, exist_ok=True)
+    for name in RECORDS:
+        if run.is_dir() and (run / name).exists() and not (own / name).exists() and run.resolve() != own.resolve():
+            shutil.copyfile(run / name, own / name)
+
+
+def _role(entry: Entry, chosen: Sequence[Entry]) -> str:
+    """A model is the teacher if another one's recipe names its folder as such."""
+    taught = {str(Path(str(e.recipe["teacher"])).resolve()) for e in chosen if e.recipe.get("teacher")}
+    if str(Path(entry.spec).resolve()) in taught:
+        return "teacher"
+    return "student" if any(_role_is_teacher(e, taught) for e in chosen) else "model"
+
+
+def _role_is_teacher(entry: Entry, taught: set[str]) -> bool:
+    return str(Path(entry.spec).resolve()) in taught
+
+
+def _objective(entry: Entry) -> str | None:
+    section = entry.recipe.get("objective")
+    return str(section["name"]) if isinstance(section, dict) else None
+
+
+def _provenance(dataset: data.Dataset, testing: Testing, few: int) -> dict[str, str]:
+    """What a reader needs to repeat the numbers."""
+    found = folder.environment()
+    versions = found.pop("versions")
+    assert isinstance(versions, dict)  # noqa: S101 - for the type checker
+    said = {k: str(v) for k, v in found.items() if v is not None}
+    said["versions"] = ", ".join(f"{k} {v}" for k, v in versions.items())
+    said["data"] = (
+        f"{dataset.name}: {testing.n} of {len(dataset.test)} test images, a fixed stratified choice; eps sweep on {few} of them"
+    )
+    return said

@@ -1,0 +1,77 @@
+"""The two charts that compare all models: accuracy against eps, and what robustness costs."""
+
+from collections.abc import Sequence
+from math import inf, sqrt
+
+from kdiga.report.plot import Chart, Mark, Point, Style, label, path, scale, shortened, ticks
+from kdiga.report.rows import Row
+from kdiga.report.text import count, duration, percent
+from kdiga.types import Threat
+
+WIDTH, HEIGHT = 520.0, 340.0
+
+
+def robustness(sweeps: dict[str, list[Point]], threat: Threat, look: dict[str, Style]) -> Chart:
+    """PGD-20 accuracy against eps, the threat's eps marked."""
+    per255 = "/255" in str(threat)
+    unit = 255 if per255 else 1
+    widest = max([eps for points in sweeps.values() for eps, _ in points] + [threat.eps])
+    x_at, box = ticks(0.0, widest * unit), (52.0, 34.0, 508.0, 296.0)
+    to_x, to_y = scale(x_at, box[0], box[2]), scale([0.0, 1.0], box[3], box[1])
+    norm = "l-inf" if threat.norm == inf else "l2"
+    chart_lines, marks = [], []
+    for name, points in sweeps.items():
+        placed = [(to_x(eps * unit), to_y(accuracy)) for eps, accuracy in points]
+        chart_lines.append((look[name], path(placed)))
+        said = [f"{name}: {100 * accuracy:.1f} % at eps {eps * unit:g}{'/255' if per255 else ''}" for eps, accuracy in points]
+        marks += [Mark(at=p, style=look[name], r=4.0, title=s) for p, s in zip(placed, said, strict=True)]
+    return Chart(
+        title="Robust accuracy under PGD-20 against eps",
+        width=WIDTH,
+        height=HEIGHT,
+        box=box,
+        x_ticks=[(to_x(v), f"{v:g}") for v in x_at],
+        y_ticks=[(to_y(v / 100), f"{v} %") for v in range(0, 101, 20)],
+        x_name=f"{norm} eps{', in 1/255' if per255 else ''}",
+        y_name="accuracy under PGD-20",
+        lines=chart_lines,
+        marks=marks,
+        rule=(to_x(threat.eps * unit), str(threat)),
+    )
+
+
+def trade_off(rows: Sequence[Row], look: dict[str, Style]) -> Chart | None:
+    """AutoAttack accuracy with its interval against clean accuracy; marker area by parameters. None when no model was attacked."""
+    shown = [(r, r.autoattack) for r in rows if r.autoattack is not None]
+    if not shown:
+        return None
+    clean = [100 * r.clean for r, _ in shown]
+    middle = (min(clean) + max(clean)) / 2
+    reach = 1.15 * max(max(clean) - middle, 2.0)  # some points wide at least, so that noise does not fill the plot
+    x_at = ticks(max(middle - reach, 0.0), min(middle + reach, 100.0))
+    y_at = ticks(0.0, max(100 * (accuracy if r.high is None else r.high) for r, accuracy in shown))
+    box = (52.0, 34.0, 496.0, 296.0)
+    to_x, to_y = scale(x_at, box[0] + 14, box[2]), scale(y_at, box[3], box[1])
+    most = max(r.parameters for r, _ in shown) or 1
+    marks = [
+        Mark(
+            at=(to_x(100 * r.clean), to_y(100 * accuracy)),
+            style=look[r.name],
+            r=max(4.0, 13 * sqrt(r.parameters / most)),
+            title=f"{r.name}: {percent(r.clean)} clean, {percent(accuracy)} under AutoAttack",
+            bar=None if r.low is None or r.high is None else (to_y(100 * r.high), to_y(100 * r.low)),
+            words=(shortened(r.name), ", ".join([count(r.parameters), *([duration(r.seconds)] if r.seconds is not None else [])])),
+        )
+        for r, accuracy in shown
+    ]
+    return Chart(
+        title="Accuracy under AutoAttack against clean accuracy",
+        width=WIDTH,
+        height=HEIGHT,
+        box=box,
+        x_ticks=[(to_x(v), f"{v:g} %") for v in x_at],
+        y_ticks=[(to_y(v), f"{v:g} %") for v in y_at],
+        x_name="clean accuracy",
+        y_name="accuracy under AutoAttack",
+        marks=label(marks, (box[0], 0.0, WIDTH, box[3])),
+    )

@@ -1,0 +1,62 @@
+"""One HTML page that needs nothing else: no script, no request, styles and pictures inside."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+from kdiga.report import charts, plot
+from kdiga.report.gallery import gallery
+from kdiga.report.pictures import Pictures
+from kdiga.report.rows import Row
+from kdiga.report.table import caption
+from kdiga.report.text import count, duration, interval, percent
+from kdiga.report.training import BOX, panels
+from kdiga.types import Threat
+
+
+def page(
+    *,
+    title: str,
+    rows: Sequence[Row],
+    threat: Threat,
+    classes: Sequence[str],
+    sweeps: dict[str, list[tuple[float, float]]],
+    logs: dict[str, list[dict[str, Any]]],
+    pictures: Pictures | None,
+    provenance: dict[str, str],
+    verdict: str,
+) -> str:
+    """The page as text. What is empty or None is left out, with its section.
+
+    `sweeps`: (eps, accuracy under PGD-20) per model; `logs`: parsed log.jsonl lines per run; `classes`: names by label.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    teachers = [r.name for r in rows if r.role == "teacher"]
+    names = list(dict.fromkeys([*(r.name for r in rows), *sweeps, *logs, *(pictures.names if pictures else ())]))
+    names.sort(key=lambda name: name not in teachers)
+    look = plot.styles(names, teachers)
+    order = [name for name in names if pictures and name in pictures.names]
+    teacher = next((name for name in order if name in teachers), None)
+    environment = Environment(
+        loader=PackageLoader("kdiga.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "count": count, "duration": duration}
+    environment.globals |= {"interval": interval, "outline": plot.outline}
+    return environment.get_template("page.html").render(
+        title=title,
+        verdict=verdict,
+        rows=sorted(rows, key=lambda row: row.name not in teachers),
+        measured_on=caption(rows) or str(threat),
+        look=look,
+        threat=threat,
+        l_inf=threat.norm == inf,
+        robustness=charts.robustness(sweeps, threat, look) if sweeps else None,
+        sweeps=sweeps,
+        trade_off=charts.trade_off(rows, look),
+        training={name: panels(log) for name, log in logs.items() if panels(log)},
+        gallery=gallery(pictures, teacher=teacher, order=order, classes=classes, threat=threat) if pictures and order else None,
+        teacher=teacher,
+        panel_box=BOX,
+        provenance=provenance,
+    )

@@ -1,0 +1,128 @@
+"""What every objective promises, run over OBJECTIVES: a new one is tested by being listed."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdiga.objectives import OBJECTIVES, needs_teacher
+from kdiga.options import accepted
+from kdiga.types import Batch, Terms, Threat
+
+THREAT = Threat(norm=math.inf, eps=0.1)
+NAMES = list(OBJECTIVES)
+CUT_DEPENDENT = {"kdiga_author"}  # its norm is over the batch: that is what it is for
+
+
+def network(seed: int, batchnorm: bool = True) -> nn.Sequential:
+    torch.manual_seed(seed)
+    norm = nn.BatchNorm2d(6) if batchnorm else nn.Identity()
+    return nn.Sequential(nn.Conv2d(2, 6, 3), norm, nn.SiLU(), nn.Flatten(), nn.Linear(6 * 9, 4))
+
+
+def batch(n: int = 6, seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    return Batch(torch.rand(n, 2, 5, 5, generator=g), torch.randint(4, (n,), generator=g), torch.arange(n))
+
+
+def call(name: str, student: nn.Module, teacher: nn.Module, b: Batch, seed: int = 0, **options: object) -> Terms:
+    torch.manual_seed(seed)
+    if "threat" in accepted(OBJECTIVES[name]):
+        options["threat"] = THREAT
+    return OBJECTIVES[name](student, teacher, b, 0.5, **options)
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    return model.eval().requires_grad_(False)
+
+
+def total(terms: Terms) -> Tensor:
+    return torch.stack([t.mean() for t in terms.values()]).sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_terms_are_finite_vectors_that_teach_the_student(name: str) -> None:
+    student, b = network(1).train(), batch()
+    terms = call(name, student, frozen(network(2)), b)
+    assert all(t.shape == (6,) and t.isfinite().all() for t in terms.values())
+    for term, values in terms.items():
+        grads = torch.autograd.grad(values.sum(), list(student.parameters()), retain_graph=True, allow_unused=True)
+        assert any(g is not None and g.abs().max() > 0 for g in grads), f"{term} teaches nothing"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_teacher_is_left_as_it_was(name: str) -> None:
+    teacher = frozen(network(2))
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    total(call(name, network(1).train(), teacher, batch())).backward()
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert all(p.grad is None for p in teacher.parameters())
+    assert not any(m.training for m in teacher.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_students_mode_and_statistics_see_only_the_outer_forward(name: str) -> None:
+    student = network(1).train()
+    call(name, student, frozen(network(2)), batch())
+    assert all(m.training for m in student.modules())
+    forwards = 2 if name == "trades" else 1
+    assert student[1].num_batches_tracked == forwards
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_batch_is_not_changed(name: str) -> None:
+    b, before = batch(), batch().x
+    call(name, network(1), frozen(network(2)), b)
+    assert torch.equal(b.x, before)
+    assert not b.x.requires_grad
+    assert b.x.grad is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_terms(name: str) -> None:
+    student, teacher = network(1).eval(), frozen(network(2))
+    first, again = (call(name, student, teacher, batch(), seed=7) for _ in range(2))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in CUT_DEPENDENT])
+def test_terms_do_not_depend_on_how_the_data_are_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without BatchNorm and random starts, each sample's terms are its own: no mean over the batch hides in them."""
+    monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 0.75))
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.full_like(x, 0.3))
+    student, teacher, b = network(1, batchnorm=False).double(), frozen(network(2, batchnorm=False).double()), batch()
+    b = Batch(b.x.double(), b.y, b.row)
+    options = [{}] + [{"point": "random"}] * (name == "kdiga")
+    for option in options:
+        whole = call(name, student, teacher, b, **option)
+        parts = [call(name, student, teacher, Batch(b.x[i : i + 2], b.y[i : i + 2], b.row[i : i + 2]), **option) for i in (0, 2, 4)]
+        for k, values in whole.items():
+            assert torch.allclose(values, torch.cat([p[k] for p in parts]), atol=1e-9), k
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if needs_teacher(n)])
+def test_every_term_but_the_labels_listens_to_the_teacher(name: str) -> None:
+    student = network(1)
+    one, other = (call(name, student, frozen(network(seed)), batch(), seed=3) for seed in (2, 4))
+    for term in one:
+        assert torch.equal(one[term], other[term]) == (term == "ce"), term
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "threat" in accepted(OBJECTIVES[n])])
+def test_every_point_shown_to_the_student_is_inside_the_threat(name: str) -> None:
+    seen: list[Tensor] = []
+    student, b = network(1), batch()
+    b = Batch(b.x.round(), b.y, b.row)  # black and white: the box matters
+    student.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    option = {"point": "random"} if name == "kdiga" else {}
+    call(name, student, frozen(network(2)), b, seed=5, **option)
+    far = 0.0
+    for u in seen:
+        assert (u - b.x).abs().max().item() <= THREAT.eps + 1e-6
+        if name != "kdiga_author":
+            assert u.min().item() >= 0
+            assert u.max().item() <= 1
+        far = max(far, (u - b.x).abs().max().item())
+    if name != "kdiga_author":  # its default point is clean
+        assert far > 0.9 * THREAT.eps

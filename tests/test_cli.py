@@ -1,0 +1,237 @@
+"""The command line as a person meets it: verbs that work, and one clear line with exit code 2 for what cannot."""
+
+import errno
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdiga.cli import main
+from kdiga.contents import contents
+
+SMALL = ["--set", "epochs=1", "--set", "validation=100", "--set", "validation_attacked=10"]
+FEW = ["--set", "n=16", "--set", "attacks=fgsm,pgd20"]
+Capture = pytest.CaptureFixture[str]
+
+
+def run(*words: object) -> int:
+    try:
+        return main([str(w) for w in words])
+    except SystemExit as exit_:  # argparse
+        return int(exit_.code or 0)
+
+
+def refused(capsys: Capture, said: str, *words: object) -> None:
+    capsys.readouterr()
+    assert run(*words) == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not re.match(r".*: \d+ of \d+", line)]
+    assert len(lines) == 1, err
+    assert re.search(said, lines[0]), lines[0]
+    assert "Traceback" not in err + out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher and a student, trained for an epoch."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert run("teach", "--model", "cnn?width=6", "--set", "steps=2", "--out", folder / "teacher", *SMALL, *FEW) == 0
+    words = ["--teacher", folder / "teacher", "--student", "cnn?width=4&act=silu", "--set", "point=random"]
+    assert run("distill", *words, "--out", folder / "student", *SMALL, *FEW) == 0
+    return folder
+
+
+def test_a_run_leaves_what_the_readme_says(runs: Path) -> None:
+    expected = ["recipe.toml", "environment.json", "log.jsonl", "model.safetensors", "model.json", "checkpoint", "evaluation.json",
+                "per_sample.safetensors", "results.json", "report.html"]  # fmt: skip
+    assert [name for name in expected if not (runs / "student" / name).exists()] == []
+    (row,) = json.loads((runs / "student" / "results.json").read_text())
+    assert {"name", "parameters", "clean", "pgd20", "autoattack", "low", "high", "n", "seconds"} <= row.keys()
+    assert (row["n"], row["autoattack"], row["name"]) == (16, None, "student")
+    environment = json.loads((runs / "student" / "environment.json").read_text())
+    assert {"command", "revision", "versions", "device", "threads"} <= environment.keys()
+
+
+def test_compare_and_report(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "c"
+    words = ["compare", runs / "teacher", runs / "student", "--n", "12", "--attacks", "pgd20", "--out", out]
+    assert run(*words) == 0
+    shown = capsys.readouterr().out
+    assert "teacher" in shown
+    assert "student" in shown
+    rows = json.loads((out / "results.json").read_text())
+    assert [(r["name"], r["role"], r["n"]) for r in rows] == [("teacher", "teacher", 12), ("student", "student", 12)]
+    page = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert run("report", out) == 0
+    assert (out / "report.html").read_text() == page
+    refused(capsys, "exists", *words)
+    assert run(*words, "--overwrite") == 0
+    assert json.loads((out / "results.json").read_text()) == rows
+
+
+def test_the_verbs_that_print_a_table_agree_with_their_files(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run("evaluate", runs / "student", "--n", "20", "--attacks", "fgsm,pgd20", "--out", tmp_path / "e") == 0
+    shown = capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert f"{100 * row['clean']:.1f}" in shown
+    assert f"{100 * row['pgd20']:.1f}" in shown
+    outcomes = load_file(tmp_path / "e" / "per_sample.safetensors")
+    assert {"clean", "fgsm", "pgd20"} <= outcomes.keys()
+    assert outcomes["pgd20"].float().mean().item() == pytest.approx(row["pgd20"])
+
+
+def test_resume_goes_on_only_with_the_same_run(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "r"
+    assert run("teach", "--objective", "ce", "--model", "cnn?width=4", "--out", out, *SMALL, "--no-evaluate") == 0
+    before = load_file(out / "model.safetensors")
+    refused(capsys, "exists.*--resume.*--overwrite", "teach", "--out", out, *SMALL)
+    refused(capsys, "train differs", "teach", "--out", out, "--resume", "--set", "epochs=2")
+    refused(capsys, "give one of them", "teach", "--out", out, "--resume", "--overwrite")
+    assert run("teach", "--out", out, "--resume", "--no-evaluate") == 0
+    assert all(torch.equal(v, before[k]) for k, v in load_file(out / "model.safetensors").items())
+
+
+def test_bad_input_is_one_line_and_loses_nothing(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "new"
+    teach = ["teach", "--out", out, *SMALL]
+    distill = ["distill", "--teacher", runs / "teacher", "--out", out, *SMALL]
+    refused(capsys, "invalid choice: 'taech'", "taech")
+    refused(capsys, "unknown objective 'kdgia': did you mean 'kdiga'", *distill, "--objective", "kdgia")
+    refused(
+        capsys,
+        "kdiga has no option 'iga_wieght': did you mean 'iga_weight'|no option 'iga_wieght'",
+        *distill,
+        "--set",
+        "iga_wieght=1",
+    )
+    refused(capsys, "resnet-18", *teach, "--model", "resnet-81")
+    refused(capsys, "digits", *teach, "--data", "digit")
+    refused(capsys, "epochs is 'ten': int expected", *teach, "--set", "epochs=ten")
+    refused(capsys, "8/255", *teach, "--eps", "8")
+    refused(capsys, "8/255", "evaluate", runs / "teacher", "--eps", "8", "--out", out)
+    refused(capsys, "fashion-mnist|FashionMNIST|images-idx3", *teach, "--data", "fashion-mnist", "--root", tmp_path)
+    refused(capsys, "unrecognized arguments: --epoch", *teach, "--epoch", "3")
+    refused(capsys, "give --teacher", "distill", "--out", out)
+    refused(capsys, "nowhere", "distill", "--teacher", tmp_path / "nowhere", "--out", out)
+    refused(capsys, "pgd21.*pgd20", "evaluate", runs / "teacher", "--attacks", "pgd21", "--out", out)
+    refused(capsys, "not available", *teach, "--set", "device=gpu9")
+    refused(capsys, "recipe 'demo-kdgia'.*demo-kdiga", "teach", "demo-kdgia", "--out", out)
+    refused(capsys, "no results.json", "report", tmp_path)
+    refused(capsys, "validation=5000 takes all", *teach, "--set", "validation=5000")
+    refused(capsys, "invalid choice|objectives", "list", "verbs")
+    assert not out.exists()
+
+
+def test_data_and_models_that_do_not_fit(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 10
+    np.savez(tmp_path / "colour.npz", image=image, label=label)
+    refused(capsys, r"3.*1|1.*3", "evaluate", runs / "teacher", "--data", f"npz:{tmp_path / 'colour.npz'}", "--out", tmp_path / "o")
+    np.savez(tmp_path / "negative.npz", image=image, label=label - 3)
+    refused(capsys, "label", "teach", "--data", f"npz:{tmp_path / 'negative.npz'}", "--out", tmp_path / "o")
+    whole = (tmp_path / "colour.npz").read_bytes()
+    (tmp_path / "short.npz").write_bytes(whole[: len(whole) // 2])
+    refused(capsys, "short.npz", "teach", "--data", f"npz:{tmp_path / 'short.npz'}", "--out", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_weights_from_strangers(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    marker = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+            return os.mkdir, (str(marker),)
+
+    torch.save({"state_dict": {"x": Evil()}}, tmp_path / "evil.pt")
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "noise.safetensors").write_bytes(b"\x00" * 64)
+    for name, said in (("evil.pt", "evil.pt"), ("bare.pt", "bare.pt"), ("noise.safetensors", "noise.safetensors")):
+        refused(capsys, said, "evaluate", f"{tmp_path / name}?arch=cnn", "--out", tmp_path / "o")
+    assert not marker.exists()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "model.json").write_text("{}")
+    refused(capsys, "model.json|broken", "evaluate", broken, "--out", tmp_path / "o")
+
+
+def test_a_bad_flag_does_not_cost_the_old_run(runs: Path, capsys: Capture) -> None:
+    before = (runs / "student" / "model.safetensors").read_bytes()
+    words = ["distill", "--teacher", runs / "teacher", "--out", runs / "student", "--overwrite"]
+    refused(capsys, "int expected", *words, "--set", "epochs=x")
+    refused(capsys, "resnet", *words, "--student", "resent-18")
+    assert (runs / "student" / "model.safetensors").read_bytes() == before
+
+
+def test_a_folder_that_is_not_ours_is_not_overwritten(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    refused(capsys, "not written by kdiga", "teach", "--out", tmp_path, "--overwrite", *SMALL)
+    refused(capsys, "is a file", "teach", "--out", tmp_path / "thesis.tex", *SMALL)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_places_that_cannot_be_written(capsys: Capture) -> None:
+    refused(capsys, "/proc", "teach", "--out", "/proc/kdiga", *SMALL)
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_survives(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, fsync, calls = tmp_path / "full", os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 3:  # environment, recipe and the first epoch's checkpoint fit
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = ["teach", "--objective", "ce", "--model", "cnn?width=4", "--out", out, "--no-evaluate", "--set", "epochs=2",
+             "--set", "validation=100", "--set", "validation_attacked=0"]  # fmt: skip
+    refused(capsys, "No space left on device", *words)
+    monkeypatch.undo()
+    assert [p.name for p in (out / "checkpoint").iterdir()] == ["last.safetensors"]  # no half-written file beside it
+    assert run("teach", "--out", out, "--resume", "--no-evaluate") == 0
+
+
+def test_control_c_writes_the_checkpoint_and_exits_with_130(tmp_path: Path) -> None:
+    import signal
+
+    out = tmp_path / "run"
+    words = ["teach", "--objective", "ce", "--out", str(out), "--set", "epochs=500", "--no-evaluate"]
+    process = subprocess.Popen([sys.executable, "-m", "kdiga.cli", *words], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (out / "checkpoint" / "last.safetensors").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in err
+    assert "Traceback" not in err
+
+
+def test_help_is_there_for_every_verb(capsys: Capture) -> None:
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    verbs = ["demo", "teach", "distill", "evaluate", "compare", "report", "list"]
+    assert all(verb in text for verb in verbs)
+    for verb in verbs:
+        assert run(verb, "--help") == 0
+        assert len(capsys.readouterr().out) > 200
+
+
+@pytest.mark.parametrize("kind", ["objectives", "attacks", "models", "datasets", "recipes"])
+def test_list_names_everything_with_a_line_each(kind: str, capsys: Capture) -> None:
+    assert run("list", kind) == 0
+    shown = capsys.readouterr().out
+    for name, line in contents(kind).items():
+        assert name in shown
+        assert len(line) > 10, f"{name} has no description"

@@ -1,0 +1,166 @@
+"""An option is declared once; what a recipe, a flag or a `--set` says ends up there, or is refused with the accepted names."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdiga import models
+from kdiga.errors import BadInput
+from kdiga.objectives import OBJECTIVES, needs_teacher
+from kdiga.options import accepted, convert
+from kdiga.recipe import _keys, read, resolve, shipped
+from kdiga.types import Threat
+
+
+def example(x: int, *, rate: float = 1.0, steps: int = 2, deep: bool = False, kind: Literal["a", "b"] = "a",
+            size: float | None = None, marks: tuple[float, ...] = ()) -> None:  # fmt: skip
+    """Something with options."""
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ({"rate": 3}, 3.0),
+        ({"rate": "0.5"}, 0.5),
+        ({"steps": "7"}, 7),
+        ({"deep": "true"}, True),
+        ({"deep": False}, False),
+        ({"kind": "b"}, "b"),
+        ({"size": None}, None),
+        ({"size": "none"}, None),
+        ({"size": 2}, 2.0),
+        ({"marks": [0.5, 1]}, (0.5, 1.0)),
+        ({"marks": "0.5,0.75"}, (0.5, 0.75)),
+    ],
+)
+def test_values_take_the_declared_type(given_: dict[str, object], expected: object) -> None:
+    (value,) = convert(example, given_).values()
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ({"rat": 1}, "did you mean 'rate'.*rate, steps, deep"),
+        ({"rate": "fast"}, "rate is 'fast': float expected"),
+        ({"steps": 2.5}, "int expected"),
+        ({"steps": True}, "int expected"),
+        ({"deep": 1}, "bool expected"),
+        ({"kind": "c"}, "'a' or 'b'"),
+        ({"marks": 3}, "tuple"),
+        ({"marks": ["x"]}, "float expected"),
+        ({"x": 1}, "no option 'x'"),
+    ],
+)
+def test_other_values_are_refused_with_what_is_accepted(given_: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        convert(example, given_)
+
+
+def test_a_hidden_option_is_the_callers() -> None:
+    with pytest.raises(BadInput, match="no option 'rate'"):
+        convert(example, {"rate": 1.0}, hidden={"rate"})
+
+
+def test_option_names_are_unique_over_a_recipes_sections() -> None:
+    for objective in OBJECTIVES.values():
+        names = [key.rpartition(".")[2] for key in _keys(accepted(objective, hidden={"threat"}))]
+        assert len(names) == len(set(names))
+
+
+def test_flags_win_over_the_file_and_sets_over_flags() -> None:
+    table = {"data": "digits", "seed": 1, "train": {"epochs": 3, "lr": 0.2}, "objective": {"name": "kdiga", "iga_weight": 2}}
+    recipe = resolve(
+        table, flags={"seed": 5, "eps": "8/255", "student": "cnn?width=4"}, sets=["epochs=9", "train.clip=1", "iga_weight=7"]
+    )
+    assert (recipe.seed, recipe.train.epochs, recipe.train.lr, recipe.train.clip) == (5, 9, 0.2, 1.0)
+    assert recipe.options == {"iga_weight": 7.0}
+    assert recipe.threat == Threat.parse("linf", "8/255")
+    assert recipe.model == "cnn?width=4"
+
+
+def test_another_objective_drops_the_files_options() -> None:
+    recipe = resolve({"objective": {"name": "kdiga", "iga_weight": 2}}, flags={"objective": "kd"}, sets=["temperature=2"])
+    assert recipe.objective == "kd"
+    assert recipe.options == {"temperature": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("table", "sets", "said"),
+    [
+        ({"objective": {"name": "kdgia"}}, [], "unknown objective 'kdgia': did you mean 'kdiga'"),
+        ({"objective": {"name": "kd", "iga_weight": 1}}, [], "objective kd has no option 'iga_weight'.*temperature"),
+        ({"trian": {"epochs": 1}}, [], "no option"),
+        ({"train": {"epoch": 1}}, [], r"\[train\] has no option 'epoch': did you mean 'epochs'"),
+        ({"sede": 1}, [], "did you mean 'seed'"),
+        ({}, ["epochs=ten"], "epochs is 'ten': int expected"),
+        ({}, ["epochs"], "key=value"),
+        ({}, ["epocs=1"], "did you mean 'epochs'"),
+        ({}, ["epochs=0"], "at least 1"),
+        ({}, ["eps=8"], "8/255"),
+        ({}, ["attacks=pgd21"], "pgd20"),
+        ({}, ["threat.norm=l1"], "linf or l2"),
+        ({"model": "cnn", "student": "cnn"}, [], "not both"),
+        ({}, ["n=0"], "at least 1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(table: dict[str, object], sets: list[str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        resolve(table, sets=sets)
+
+
+@given(st.sampled_from(sorted(OBJECTIVES)), st.integers(1, 500), st.floats(1e-6, 1.0), st.integers(0, 2**31), st.text(max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_a_resolved_recipe_reads_back_as_itself(objective: str, epochs: int, eps: float, seed: int, model: str) -> None:
+    import tomllib
+
+    recipe = resolve(
+        {"objective": {"name": objective}, "train": {"epochs": epochs}, "threat": {"eps": eps}, "seed": seed, "model": model}
+    )
+    assert resolve(tomllib.loads(recipe.toml())) == recipe
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_recipe_resolves_binds_and_says_how_it_is_run(name: str) -> None:
+    recipe = resolve(read(name))
+    recipe.bound()
+    assert shipped()[name].read_text().startswith("# ")
+    assert (recipe.teacher is not None) or not needs_teacher(recipe.objective)
+    shape, classes = {"digits": ((1, 8, 8), 10), "fashion-mnist": ((1, 28, 28), 10)}.get(recipe.data, ((3, 32, 32), 10))
+    models.load(recipe.model, shape=shape, classes=classes)
+
+
+def test_every_objective_option_reaches_its_function() -> None:
+    for name, objective in OBJECTIVES.items():
+        for option, parameter in accepted(objective, hidden={"threat"}).items():
+            if isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool):
+                assert resolve({}, flags={"objective": name}, sets=[f"{option}=3"]).options == {option: 3}
+
+
+def test_missing_and_broken_recipe_files(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="does not exist"):
+        read(str(tmp_path / "none.toml"))
+    (tmp_path / "broken.toml").write_text("epochs = = 3")
+    with pytest.raises(BadInput, match="not a TOML file"):
+        read(str(tmp_path / "broken.toml"))
+    (tmp_path / "binary.toml").write_bytes(bytes(range(256)))
+    with pytest.raises(BadInput, match="not a TOML file"):
+        read(str(tmp_path / "binary.toml"))
+    with pytest.raises(BadInput, match="cannot be read"):
+        read(str(tmp_path))
+
+
+def test_each_data_set_has_its_own_default_eps() -> None:
+    found = [resolve({"data": name}).threat.eps for name in ("digits", "fashion-mnist", "cifar10")]
+    assert found == pytest.approx([0.2, 0.1, 8 / 255])
+    for a, b in itertools.combinations(found, 2):
+        assert a != b
+    assert resolve({"data": "digits"}, flags={"eps": "0.1"}) == replace(
+        resolve({"data": "digits"}), threat=Threat.parse("linf", "0.1")
+    )

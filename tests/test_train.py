@@ -1,0 +1,223 @@
+"""The loop: it learns, it resumes as if nothing had happened, and it stops when it must."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kdiga import data
+from kdiga.errors import BadInput, Stopped
+from kdiga.models import Classifier, load
+from kdiga.objectives import ce, kdiga, pgd_at
+from kdiga.train import Settings, fit, pick_device
+from kdiga.types import Batch, Objective, Terms, Threat
+
+THREAT = Threat(norm=math.inf, eps=0.1)
+QUICK = Settings(epochs=3, batch_size=32, lr=0.1, validation=60, validation_attacked=20, log_every=4, device="cpu")
+
+
+def small() -> tuple[data.Split, data.Split]:
+    digits = data.load("digits").train
+    return data.carve(data.Split(digits.x[:320], digits.y[:320]), 60, 0)
+
+
+def network(seed: int, spec: str = "cnn?width=4&act=silu") -> Classifier:
+    torch.manual_seed(seed)
+    return load(spec, shape=(1, 8, 8), classes=10).train()
+
+
+def train(out: Path, objective: Objective, settings: Settings = QUICK, *, resume: bool = False, teacher: nn.Module | None = None,
+          progress: Callable[[str, int, int], None] | None = None, seed: int = 0) -> nn.Module:  # fmt: skip
+    out.mkdir(exist_ok=True)
+    training, validation = small()
+    kept, seconds = fit(
+        network(seed),
+        teacher,
+        objective,
+        training,
+        validation,
+        THREAT,
+        settings,
+        seed=seed,
+        out=out,
+        crop=1,
+        resume=resume,
+        progress=progress,
+    )
+    assert seconds > 0
+    return kept
+
+
+def log(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def timeless(lines: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_it_learns_and_logs_terms_that_add_up(tmp_path: Path) -> None:
+    train(tmp_path, ce, replace(QUICK, epochs=12))
+    lines = log(tmp_path)
+    steps = [line for line in lines if "terms" in line]
+    assert all(line["loss"] == pytest.approx(sum(line["terms"].values())) for line in steps)  # type: ignore[attr-defined]
+    clean = [line["validation"]["clean"] for line in lines if "validation" in line]  # type: ignore[index]
+    assert len(clean) == 12
+    assert clean[-1] > 0.6
+
+
+def test_same_seed_same_weights_other_seed_other_weights(tmp_path: Path) -> None:
+    one, again, other = (train(tmp_path / f"{i}", ce, seed=seed) for i, seed in enumerate((1, 1, 2)))
+    assert same(one, again)
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_an_interrupted_run_ends_bit_equal(tmp_path: Path, signal_number: int, ema: float) -> None:
+    """With a random objective, momentum, averaging and augmentation: whatever the state is, the checkpoint holds it."""
+    teacher = network(9).eval()
+    objective, settings = partial(kdiga, threat=THREAT, point="random", iga_weight=0.05), replace(QUICK, ema=ema)
+    whole = train(tmp_path / "whole", objective, settings, teacher=teacher)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done in (5, 17):  # the middle of an epoch and of a logging interval
+            os.kill(os.getpid(), signal_number)
+
+    out = tmp_path / "broken"
+    for attempt in range(3):
+        if attempt == 2:
+            kept = train(out, objective, settings, teacher=teacher, resume=True)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                train(out, objective, settings, teacher=teacher, resume=attempt > 0, progress=interrupt)
+    assert same(whole, kept)
+    assert timeless(log(tmp_path / "whole")) == timeless(log(out))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", ce)
+
+    def die(what: str, done: int, total: int) -> None:
+        if done == 13:
+            raise MemoryError  # nothing is saved on the way out, as under SIGKILL
+
+    with pytest.raises(MemoryError):
+        train(tmp_path / "killed", ce, progress=die)
+    assert same(whole, train(tmp_path / "killed", ce, resume=True))
+    assert timeless(log(tmp_path / "whole")) == timeless(log(tmp_path / "killed"))
+
+
+def test_validation_does_not_move_the_training(tmp_path: Path) -> None:
+    objective = partial(pgd_at, threat=THREAT, steps=2)
+    with_, without = (train(tmp_path / str(n), objective, replace(QUICK, validation_attacked=n)) for n in (20, 0))
+    assert same(with_, without)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path: Path) -> None:
+    def breaks(student: nn.Module, teacher: nn.Module | None, batch: Batch, progress: float) -> Terms:
+        terms = ce(student, teacher, batch, progress)
+        return {**terms, "iga": terms["ce"] * (math.nan if progress > 0.5 else 0.0)}
+
+    with pytest.raises(Stopped, match=r"not finite at step \d+ \(term .*iga\).*smaller lr.*last good epoch"):
+        train(tmp_path, breaks)
+    saved = load_file(tmp_path / "checkpoint" / "last.safetensors")
+    assert all(v.isfinite().all() for v in saved.values() if v.is_floating_point())
+
+
+def test_a_student_that_collapses_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """A term that is least when the student ignores its input: what alignment with a vanishing gradient amounts to."""
+    constant = 3 * torch.eye(10)[0]
+
+    def collapses(student: nn.Module, teacher: nn.Module | None, batch: Batch, progress: float) -> Terms:
+        z = student(batch.x)
+        own = nn.functional.cross_entropy(z, batch.y, reduction="none")
+        if progress < 0.4:
+            return {"ce": own, "iga": torch.full_like(own, 1e3)}
+        return {"ce": own.detach(), "iga": (z - constant).pow(2).sum(1)}
+
+    kept: list[dict[str, Tensor]] = []
+
+    def watch(what: str, done: int, total: int) -> None:
+        if done % 8 == 1 and (tmp_path / "checkpoint" / "last.safetensors").exists():
+            kept.append(load_file(tmp_path / "checkpoint" / "last.safetensors"))
+
+    with pytest.raises(Stopped, match=r"collapsed to a constant.*alignment term fell.*smaller iga_weight.*point=random.*act=silu"):
+        train(tmp_path, collapses, replace(QUICK, epochs=30, validation_attacked=0), progress=watch)
+    meta = [line for line in log(tmp_path) if "validation" in line]
+    assert meta[-1]["validation"]["clean"] < 0.3  # type: ignore[index]
+    steps = {int(v.max()) for k, v in kept[-1].items() if k.endswith("num_batches_tracked")}
+    assert max(steps) < meta[-1]["step"]  # type: ignore[operator]
+
+
+def test_resuming_without_or_with_a_broken_checkpoint_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nothing to resume"):
+        train(tmp_path / "none", ce, resume=True)
+    train(tmp_path / "run", ce, replace(QUICK, epochs=1))
+    path = tmp_path / "run" / "checkpoint" / "last.safetensors"
+    whole = path.read_bytes()
+    for broken in (b"", whole[: len(whole) // 2], b"\xff" * 100, whole.replace(b'"kdiga"', b'"kdxga"', 1)):
+        path.write_bytes(broken)
+        with pytest.raises(BadInput, match="not a readable checkpoint"):
+            train(tmp_path / "run", ce, resume=True)
+    path.write_bytes(whole)
+    training, validation = small()
+    with pytest.raises(BadInput, match="another model"):
+        fit(network(0, "cnn?width=6"), None, ce, training, validation, THREAT, QUICK, seed=0, out=tmp_path / "run", resume=True)
+
+
+def test_the_average_is_what_is_kept(tmp_path: Path) -> None:
+    plain, kept = train(tmp_path / "plain", ce), train(tmp_path / "ema", ce, replace(QUICK, ema=0.9))
+    assert not same(plain, kept)
+
+
+def test_bfloat16_and_channels_last_train_too(tmp_path: Path) -> None:
+    settings = replace(QUICK, epochs=1, bf16=True, channels_last=True)
+    kept = train(tmp_path, partial(kdiga, point="random", threat=THREAT, iga_weight=0.05), settings, teacher=network(3).eval())
+    assert all(v.isfinite().all() for v in kept.state_dict().values())
+
+
+def test_weights_never_see_validation_images(tmp_path: Path) -> None:
+    training, validation = small()
+    seen: list[Tensor] = []
+
+    def record(student: nn.Module, teacher: nn.Module | None, batch: Batch, progress: float) -> Terms:
+        assert torch.equal(batch.y, training.y[batch.row])
+        seen.append(batch.row)
+        return ce(student, teacher, batch, progress)
+
+    train(tmp_path, record)
+    per_epoch = len(training) // 32
+    for epoch in range(3):
+        rows = torch.cat(seen[epoch * per_epoch : (epoch + 1) * per_epoch])
+        assert len(rows.unique()) == len(rows)  # without replacement
+    assert not torch.equal(seen[0], seen[per_epoch])
+    flat = {t.numpy().tobytes() for t in training.x}
+    assert sum(v.numpy().tobytes() in flat for v in validation.x) <= 1  # digits repeats hardly any image
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 0), ("batch_size", 1), ("lr", 0.0), ("ema", 1.0), ("log_every", 0), ("clip", -1.0)]
+)
+def test_settings_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(BadInput, match=f"{name} is"):
+        Settings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(BadInput, match="use auto or cpu"):
+        pick_device("gpu7")
