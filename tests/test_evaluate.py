@@ -25,8 +25,9 @@ THREAT = Threat(norm=inf, eps=0.25)
 class Mean(nn.Module):
     """Two classes: the image's mean is below or above 1/2. NaN logits where it is exactly 0.875."""
 
-    def __init__(self, classes: int = 2) -> None:
+    def __init__(self, classes: int = 2, act: nn.Module | None = None) -> None:
         super().__init__()
+        self.act = act
         self.scale = nn.Parameter(torch.ones(classes))
         self.info = SimpleNamespace(shape=(1, 2, 2))
 
@@ -272,6 +273,16 @@ def test_model_generators_and_hooks_are_left_as_they_were(monkeypatch: pytest.Mo
     assert torch.equal(torch.get_rng_state(), random)
 
 
+def test_the_callers_inference_mode_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoattack, "QUERIES", 20)
+    model, y = Mean(), torch.tensor([0, 0])
+    expected = evaluate(model, images(0.1, 0.4), y, THREAT)
+    with torch.inference_mode():
+        found = evaluate(model, images(0.1, 0.4), y.clone(), THREAT)
+    assert {k: v.tolist() for k, v in found.robust.items()} == {k: v.tolist() for k, v in expected.robust.items()}
+    assert found.accuracy("autoattack") == 0.5
+
+
 def test_the_packages_own_cascade_checks_and_resume_file_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     import pyautoattack.autoattack
     import pyautoattack.checks
@@ -359,7 +370,7 @@ def test_another_question_is_not_answered_from_the_file(stubs: dict[str, Stub], 
         model.scale.mul_(2)
     found = {
         "weights": lambda: ask(model, x, y),
-        "structure": lambda: ask(nn.Sequential(Mean()), x, y),
+        "structure": lambda: ask(Mean(act=nn.ReLU()), x, y),
         "seed": lambda: ask(Mean(), x, y, seed=1),
         "batch_size": lambda: ask(Mean(), x, y, batch_size=3),
         "threat": lambda: ask(Mean(), x, y, Threat(norm=2.0, eps=0.25)),

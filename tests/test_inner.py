@@ -114,7 +114,8 @@ def test_threat_refuses_what_it_cannot_mean() -> None:
     assert Threat.parse("linf", "8/255").eps == pytest.approx(8 / 255)
     assert Threat.parse("L2", 0.5) == Threat(norm=2.0, eps=0.5)
     assert str(Threat.parse("linf", "8/255")) == "linf eps 8/255"
-    assert str(Threat.parse("linf", "0.1")) == "linf eps 0.1"
+    assert [str(Threat.parse("linf", eps)) for eps in ("0.1", "0.2", "4/255")] == ["linf eps 0.1", "linf eps 0.2", "linf eps 4/255"]
+    assert str(Threat.parse("l2", 0.5)) == "l2 eps 0.5"
     for norm, eps, said in [("linf", "8", "8/255"), ("linf", "x", "8/255"), ("l1", "0.1", "linf or l2"), ("linf", "-1", "at least 0"),
                             ("l2", "nan", "at least 0"), ("linf", "1/0", "not a number")]:  # fmt: skip
         with pytest.raises(BadInput, match=said):

@@ -44,4 +44,6 @@ def test_average_is_the_mean_at_first_and_exponential_later() -> None:
         average.update_parameters(net)
         decay = 0.0 if t == 0 else min(0.9, t / (t + 10))
         expected = decay * expected + (1 - decay) * t
-    assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
+    kept = average.module
+    assert isinstance(kept, nn.Linear)
+    assert kept.weight.item() == pytest.approx(expected, rel=1e-5)

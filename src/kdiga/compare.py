@@ -3,7 +3,7 @@
 import json
 import shutil
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,15 @@ def entries(specs: Sequence[str]) -> list[Entry]:
     raise BadInput("a model is named twice: name each of the models to compare once")
 
 
+def load(chosen: Sequence[Entry], dataset: data.Dataset) -> dict[str, models.Classifier]:
+    """The models by name. Raises BadInput for one that cannot be read or does not fit the data."""
+    shape, classes = dataset.shape, len(dataset.classes)
+    return {e.name: models.load(e.spec, shape=shape, classes=classes, mean=dataset.mean, std=dataset.std) for e in chosen}
+
+
 def compare(
     chosen: Sequence[Entry],
+    loaded: Mapping[str, models.Classifier],
     dataset: data.Dataset,
     threat: Threat,
     testing: Testing,
@@ -70,8 +77,7 @@ def compare(
     test = dataset.test
     if testing.n < len(test):
         test = data.carve(test, testing.n, seed=0)[1]
-    known = {"shape": dataset.shape, "classes": len(dataset.classes), "mean": dataset.mean, "std": dataset.std}
-    loaded = {e.name: models.load(e.spec, **known).to(where) for e in chosen}
+    loaded = {name: model.to(where) for name, model in loaded.items()}
     x, y, few = test.images().to(where), test.y.to(where), min(len(test), 256)
     rows, sweeps = [], {}
     for i, entry in enumerate(chosen, 1):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdiga import data, folder
-from kdiga.compare import Entry, compare
+from kdiga.compare import Entry, compare, load
 from kdiga.distill import run
 from kdiga.recipe import read, resolve
 from kdiga.report.rows import Row
@@ -32,6 +32,5 @@ def demo(out: Path, *, seed: int = 0, overwrite: bool = False, progress: Progres
         run(recipe, out / short, progress=said)
         chosen.append(Entry(short, str(out / short)))
     first = recipes[TEACHER]
-    return compare(
-        chosen, dataset, first.threat, first.evaluate, out, title="Robustness through distillation: digits", progress=progress
-    )
+    title = "Robustness through distillation: digits"
+    return compare(chosen, load(chosen, dataset), dataset, first.threat, first.evaluate, out, title=title, progress=progress)

@@ -1,6 +1,7 @@
 """One recipe becomes one run folder: data, networks, training, weights. `teach` and `distill` differ only in whether there is a teacher."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,10 +45,10 @@ def run(
         )
     pick_device(recipe.train.device)
     dataset = data.load(recipe.data, root)
-    known = {"shape": dataset.shape, "classes": len(dataset.classes), "mean": dataset.mean, "std": dataset.std}
-    teacher = models.load(recipe.teacher, **known) if recipe.teacher is not None and needs_teacher(recipe.objective) else None
+    load = partial(models.load, shape=dataset.shape, classes=len(dataset.classes), mean=dataset.mean, std=dataset.std)
+    teacher = load(recipe.teacher) if recipe.teacher is not None and needs_teacher(recipe.objective) else None
     torch.manual_seed(recipe.seed)
-    model = models.load(recipe.model, **known)
+    model = load(recipe.model)
     if recipe.train.validation >= len(dataset.train):
         raise BadInput(f"validation={recipe.train.validation} takes all of the {len(dataset.train)} training images: set it lower")
     training, validation = data.carve(dataset.train, recipe.train.validation, recipe.seed)

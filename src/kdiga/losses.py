@@ -32,7 +32,8 @@ def dlr(z: Logits, y: Labels) -> PerSample:
 
 def norm(v: Images, p: float) -> PerSample:
     """Each sample's l_p norm. Its gradient at v = 0 is 0, not NaN."""
-    return torch.linalg.vector_norm(v.flatten(1), ord=p, dim=1)
+    length: PerSample = torch.linalg.vector_norm(v.flatten(1), ord=p, dim=1)
+    return length
 
 
 def input_gradient(loss: PerSample, x: Images, *, create_graph: bool = False) -> Images:

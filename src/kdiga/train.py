@@ -162,7 +162,7 @@ def _step(
         terms = {name: values.mean() for name, values in objective(student, teacher, batch, share).items()}
         loss = torch.stack(list(terms.values())).sum()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     if settings.clip:
         nn.utils.clip_grad_norm_(student.parameters(), settings.clip)
     for group in optimizer.param_groups:

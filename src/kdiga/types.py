@@ -60,9 +60,10 @@ class Threat:
         return cls(norm=norms[norm.lower()], eps=value)
 
     def __str__(self) -> str:
-        over = self.eps * 255
-        text = f"{round(over)}/255" if self.norm == inf and over >= 0.5 and abs(over - round(over)) < 1e-6 else f"{self.eps:g}"
-        return f"{'linf' if self.norm == inf else 'l2'} eps {text}"
+        """`linf eps 8/255`, `linf eps 0.1`: a fraction of 255 only where it is the shorter way to write eps."""
+        levels = round(self.eps * 255)
+        plain = abs(self.eps * 255 - levels) > 1e-6 or self.eps == round(self.eps, 3)
+        return f"{'linf' if self.norm == inf else 'l2'} eps {f'{self.eps:g}' if plain else f'{levels}/255'}"
 
 
 @runtime_checkable

@@ -163,6 +163,31 @@ def test_a_hostile_or_damaged_pickle_is_refused(name: str, tmp_path: Path) -> No
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("posix.system", "asks for 'posix system', which no list, dictionary or array needs: refused"),
+        ("os.system, protocol 4", "asks for 'posix system'"),
+        ("eval in a list", "asks for 'builtins eval'|asks for '__builtin__ eval'"),
+        ("INST", "uses the operation INST"),
+        ("NEWOBJ", "asks for 'posix system'"),
+        ("a codec by name", "makes a call that no list, dictionary or array needs"),
+        ("ndarray called", "makes a call that"),
+        ("a dictionary filled into a name", "keys are not text|not an array"),
+        ("an array of objects", "not a uint8 matrix"),
+        ("an array that is only announced", "not a uint8 matrix"),
+        ("an array larger than its bytes", "cannot reshape array of size 3072"),
+        ("a key that takes for ever to hash", "keys are not text"),
+        ("no data", "has no array 'data' with a list of whole numbers 'labels'"),
+        ("rows of another length", "rows of 3071 values, not 3072"),
+    ],
+)
+def test_the_line_says_what_was_refused(name: str, line: str, tmp_path: Path) -> None:
+    write_files(tmp_path / "cifar-10-batches-py", pickled10() | {"test_batch": hostile(tmp_path / "marker")[name]})
+    with pytest.raises(BadInput, match=f"cifar-10-batches-py/test_batch.*({line})"):
+        load("cifar10", tmp_path)
+
+
 def test_the_hostile_files_are_hostile(tmp_path: Path) -> None:
     """Else the test above would show nothing: with Python's own unpickler the marker does appear."""
     for name in ("posix.system", "os.system, protocol 2", "os.system, protocol 4", "exec", "eval in a list", "INST", "OBJ"):

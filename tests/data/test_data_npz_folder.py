@@ -132,6 +132,17 @@ def test_a_changed_byte_in_an_npz_is_found(tmp_path: Path) -> None:
         load("npz:a.npz", tmp_path)
 
 
+def test_the_line_about_a_damaged_npz_is_short(tmp_path: Path) -> None:
+    """zipfile quotes what it takes for a file name, however long."""
+    write_npz(tmp_path / "a.npz")
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[26:28] = b"\xff\x0f"
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(BadInput, match=r"a.npz cannot be read as an .npz file: File name in directory") as caught:
+        load("npz:a.npz", tmp_path)
+    assert len(str(caught.value).removeprefix(str(tmp_path))) < 300
+
+
 @pytest.mark.parametrize("test", ["test", "val"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_folder_of_pictures(test: str, mode: str, tmp_path: Path) -> None:

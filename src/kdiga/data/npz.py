@@ -54,7 +54,7 @@ def _read(path: Path, suffix: str = "", classes: int = MAX_CLASSES) -> Split:
 def _open(archive: ZipFile, key: str, path: Path) -> tuple[Stream, tuple[int, ...], np.dtype[Any]]:
     """An array's stream, shape and type, once its header agrees with the length of the archive's member."""
     if f"{key}.npy" not in archive.namelist():
-        raise BadInput(f"{path} has no array '{key}': it needs image and label, not {', '.join(archive.namelist()) or 'nothing'}")
+        raise BadInput(f"{path} has no array '{key}': image and label expected, found {', '.join(archive.namelist())[:100]!r}")
     stream, inside = archive.open(f"{key}.npy"), archive.getinfo(f"{key}.npy").file_size
     if np.lib.format.read_magic(stream) != (1, 0):
         raise BadInput(f"{path}: array '{key}' is not in version 1.0 of the .npy format")

@@ -28,7 +28,7 @@ def reading(path: Path | str, kind: str) -> Iterator[None]:
         raise
     except Exception as e:
         reason = (e.strerror if isinstance(e, OSError) else "") or " ".join(str(e).split()) or type(e).__name__
-        raise BadInput(f"{path} cannot be read as {kind}: {reason}") from e
+        raise BadInput(f"{path} cannot be read as {kind}: {reason[:200]}") from e
 
 
 def take(stream: Stream, size: int) -> bytearray:

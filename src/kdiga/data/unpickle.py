@@ -42,12 +42,12 @@ class Array:
     state: object = None
 
     def values(self) -> UInt8[np.ndarray, "n m"]:
-        """The array, copied out of the file's bytes; ValueError unless it is a uint8 matrix with just as many bytes."""
+        """The array, copied out of the file's bytes; ValueError unless it is a uint8 matrix of as many bytes as there are."""
         match self.state:
-            case (_, (int(n), int(m)), Dtype("u1"), order, str() | bytes() as data) if min(n, m) > 0 and n * m == len(data):
+            case (_, (int(n), int(m)), Dtype("u1"), order, str() | bytes() as data) if min(n, m) > 0:
                 held = data.encode("latin-1") if isinstance(data, str) else data
                 return np.array(np.frombuffer(held, dtype=np.uint8).reshape(n, m, order="F" if order else "C"), order="C")
-        raise ValueError("it holds an array that is not a uint8 matrix, or not of the size it claims")
+        raise ValueError("it holds an array that is not a uint8 matrix")
 
 
 def text(value: object) -> str:

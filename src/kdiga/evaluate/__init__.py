@@ -22,11 +22,20 @@ from kdiga.types import Images, Labels, Outcomes, Progress, Threat
 __all__ = ["Evaluation", "evaluate"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """`robust[name][i]`: sample i is classified right under `name`, which is "clean" or an attack asked for ("autoattack": all that ran).
+    """`robust[name][i]` says whether sample i is classified right under `name`: "clean" or an attack that was asked for.
 
-    `seconds` has one more entry for each attack that ran. `cascade[name]`: what was still right after the AutoAttack member `name`.
+    - "clean": right on x itself. A sample wrong there is wrong everywhere.
+    - fgsm, pgd20, pgd100: right on x and on that attack's images. Each runs on all samples that are right on x, so that its column
+      is that attack's and no other's.
+    - apgd-ce, apgd-t, fab-t, square form a cascade: each runs on what everything before it in this call has left, re-packed into full
+      batches, and its column is what it leaves. Asked for alone it is that attack's own; after others it is the worst of all so far.
+    - "autoattack": right on x and under every attack of the call (the worst case for each sample). Each break is an image found by an
+      attack and verified, so up to the random draws this is at most what AutoAttack "standard" itself reports.
+
+    `cascade` holds the columns of the AutoAttack members that ran, also where only "autoattack" was asked for; `seconds` has "clean",
+    every attack that ran, and "autoattack" (its four together).
     """
 
     threat: Threat
@@ -63,24 +72,15 @@ def evaluate(
 ) -> Evaluation:
     """Attack the samples that `model` classifies right, in the order of `attacks`, in batches on the model's device.
 
-    What a column means:
-    - "clean": right on x itself. A sample wrong there is wrong everywhere.
-    - fgsm, pgd20, pgd100: right on x and on that attack's images. Each runs on all samples that are right on x, so that its column
-      is that attack's and no other's.
-    - apgd-ce, apgd-t, fab-t, square form a cascade: each runs on what everything before it in this call has left, re-packed into full
-      batches, and its column is what it leaves. Asked for alone it is that attack's own; after others it is the worst of all so far.
-    - "autoattack": right on x and under every attack of this call (the worst case for each sample). Each break is an image found by an
-      attack and verified, so up to the random draws this is at most what AutoAttack "standard" itself reports.
-
-    An image counts against the model only after it is brought into the ball and into [0, 1] and is then misclassified in evaluation
-    mode; NaN images are failed attacks, NaN logits are misclassifications. `y` holds the true labels.
+    What a column of the result means is said at `Evaluation`. An image counts against the model only after it is brought into the ball
+    and into [0, 1] and is then misclassified in evaluation mode; NaN images are failed attacks, NaN logits are misclassifications.
     The random numbers of a batch come from (seed, attack, first row of the batch): another attack in the list changes nothing for
     fgsm and pgd; a cascade member sees other samples then. Model, generators and grad mode are left as they were.
 
     With `out`, `per_sample.safetensors` (one byte per sample and column) is written after each batch, `evaluation.json` at the end;
     called again with the same model, images, settings and versions, it goes on where it stopped. `progress` is told (attack, samples
-    done, of how many). Raises BadInput for unknown attacks, images that are not float32 in [0, 1], labels the model does not have, and
-    images it cannot read.
+    done, of how many). Raises BadInput for unknown attacks, images that are not float32 in [0, 1] or that the model cannot read, and
+    labels it does not have.
     """
     names = expand(attacks)
     check_input(x, y, batch_size)

@@ -79,16 +79,16 @@ def read_off(state: dict[str, Tensor], layers: tuple[str, ...], dim: int) -> int
 
 
 def fill(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy the weights in. Counters that files of before 2018 lack keep their 0; `mismatch` has found nothing else to differ."""
-    counters = {k: v for k, v in network.state_dict().items() if _is_counter(k)}
-    network.load_state_dict(counters | state)
+    """Copy the weights in. BatchNorm's counters, which files of before 2018 lack, may be absent; `mismatch` must have found all else to fit."""
+    own = network.state_dict()
+    network.load_state_dict({k: state.get(k, v) for k, v in own.items()})
 
 
 def mismatch(network: nn.Module, state: dict[str, Tensor]) -> str | None:
     """How the names and shapes of the weights differ from the network's: at most three of each kind by name; None where they fit."""
     wanted = network.state_dict()
     missing = [k for k in wanted if k not in state and not _is_counter(k)]
-    unexpected = [k for k in state if k not in wanted]
+    unexpected = [k for k in state if k not in wanted and not _is_counter(k)]
     other = [
         f"{k} (file {list(state[k].shape)}, model {list(wanted[k].shape)})"
         for k in wanted

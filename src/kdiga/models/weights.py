@@ -68,8 +68,11 @@ def load(
 def _folder(path: Path, shape: Shape | None, classes: int | None) -> Classifier:
     info = read_info(path / "model.json")
     _agree(str(path), info, shape, classes)
-    state, _ = unwrap(read_state(path / "model.safetensors"), str(path))
-    return _rebuilt(info, state, str(path))
+    state, own = unwrap(read_state(path / "model.safetensors"), str(path))
+    model = _rebuilt(info, state, str(path))
+    if own is not None and own != tuple(tuple(b.flatten().tolist()) for b in (model.mean, model.std)):
+        raise BadInput(f"{path}: model.json and model.safetensors hold different means or stds, so they are not of one model")
+    return model
 
 
 def _fresh(spec: str, shape: Shape | None, classes: int | None, given: Normalisation | None) -> Classifier:
@@ -103,13 +106,16 @@ def _checkpoint(
     if k is None or c is None or shape is None:
         raise BadInput(f"{path} does not say for what it was trained: give shape=(channels, height, width) and classes=")
     mean, std = (ours["mean"], ours["std"]) if "mean" in ours else own or given or ((0.0,), (1.0,))
-    info = ModelInfo(
-        spec=join(ours["arch"], {o: v for o, v in text.items() if o not in ours}),
-        classes=k,
-        shape=(c, shape[1], shape[2]),
-        mean=mean * c if len(mean) == 1 else mean,
-        std=std * c if len(std) == 1 else std,
-    )
+    try:
+        info = ModelInfo(
+            spec=join(ours["arch"], {o: v for o, v in text.items() if o not in ours}),
+            classes=k,
+            shape=(c, shape[1], shape[2]),
+            mean=mean * c if len(mean) == 1 else mean,
+            std=std * c if len(std) == 1 else std,
+        )
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     _agree(str(path), info, shape, classes)
     return _rebuilt(info, state, str(path))
 

@@ -77,8 +77,8 @@ def _ours(network: nn.Module, what: str, shape: tuple[int, int, int], classes: i
         with torch.no_grad():
             logits = network.eval()(image)
     except Exception as error:  # whatever the network's own checks raise
-        hint = "many take ?img_size= and ?patch_size=" if what.startswith("timm") else "it may be too small"
-        raise BadInput(f"{what} does not take images of {sizes(shape)}: {_first_line(error)} ({hint})") from error
+        hint = " (many of timm's models take ?img_size= and ?patch_size=)" if what.startswith("timm") else ""
+        raise BadInput(f"{what} does not take images of {sizes(shape)}: {_first_line(error)}{hint}") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, classes):
         raise BadInput(f"{what} is not a classifier: it does not return one logit per class")
     return network.train()

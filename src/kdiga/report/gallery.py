@@ -23,7 +23,8 @@ SIDE = 64  # larger pictures are drawn with fewer pixels, or a page of ImageNet 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One small picture: its data URI, what it shows in words, and the lines under it (text, and right or wrong where that applies)."""
+    """One small picture: its data URI, what it shows in words, and the lines under it (text, and right or wrong where that
+    applies)."""
 
     uri: str
     alt: str
@@ -40,8 +41,9 @@ class Strip:
 
 
 def diverging(v: Float[Tensor, "c h w"], scale: float) -> UInt8[Tensor, "h w 3"]:
-    """Signed values as colours: 0 is mid grey, and values at or beyond -scale and +scale are the two ends. One channel runs from blue to
-    yellow; three channels are shown as red, green and blue, each from dark to bright; other numbers of channels are averaged first."""
+    """Signed values as colours: 0 is mid grey, and values at or beyond -scale and +scale are the two ends. One channel runs from
+    blue to yellow; three channels are shown as red, green and blue, each from dark to bright; other numbers of channels are
+    averaged first."""
     t = (v / scale if scale > 0 else torch.zeros_like(v)).clamp(-1, 1)
     if len(t) == 3:
         return (127.5 + 127.5 * t).add(0.5).floor().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()
@@ -137,7 +139,8 @@ def signed(v: float) -> str:
 
 
 def _small(x: Images, *, signed: bool = False) -> Float[Tensor, "b c u v"]:
-    """Large pictures with at most SIDE pixels a side: areas averaged, but signed values picked one by one, because their mean is near zero."""
+    """Large pictures with at most SIDE pixels a side: areas averaged, but signed values picked one by one, because their mean is
+    near zero."""
     if max(x.shape[2:]) <= SIDE:
         return x
     if signed:

@@ -1,6 +1,6 @@
 """What a report shows beyond the rows: the only part of it that runs models. Images and models must be on one device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 
 import torch
@@ -17,7 +17,7 @@ from kdiga.types import Images, Labels, Threat
 FACTORS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 
 
-def pictures(models: dict[str, nn.Module], x: Images, y: Labels, threat: Threat, *, count: int = 12, seed: int = 0) -> Pictures:
+def pictures(models: Mapping[str, nn.Module], x: Images, y: Labels, threat: Threat, *, count: int = 12, seed: int = 0) -> Pictures:
     """`count` images, their classes as even as possible, and what each model does with them."""
     rows = pick(y, count, seed)
     x, y = x[rows], y[rows]
@@ -64,8 +64,8 @@ def sweep(
     batch_size: int = 256,
     seed: int = 0,
 ) -> list[tuple[float, float]]:
-    """(eps, robust accuracy under PGD) for eps = factor * threat.eps, doubled after the last factor, until no image is classified right
-    or eps spans the whole range of an image. A curve that does not reach zero is a sign of masked gradients.
+    """(eps, robust accuracy under PGD) for eps = factor * threat.eps, doubled after the last factor, until no image is classified
+    right or eps spans the whole range of an image. A curve that does not reach zero is a sign of masked gradients.
 
     Balls are nested, so an image broken at one eps counts as broken at every larger one and is not attacked again.
     """

@@ -15,8 +15,8 @@ PARTS = ("adversarial", "gradients", "clean_prediction", "adversarial_prediction
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pictures:
-    """Test images, and for each model in `names`: the PGD-20 images, the input gradients of the true label's cross-entropy at the clean
-    images, and the predicted classes of both. On the CPU."""
+    """Test images, and for each model in `names`: the PGD-20 images, the input gradients of the true label's cross-entropy at the
+    clean images, and the predicted classes of both. On the CPU."""
 
     x: Images
     y: Labels

@@ -76,8 +76,8 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def label(marks: Sequence[Mark], area: Box) -> list[Mark]:
-    """Each mark's words to its right, left, above or below: the first place inside `area` that touches nothing. Where none does the mark
-    stays without words; the legend has them."""
+    """Each mark's words to its right, left, above or below: the first place inside `area` that touches nothing. Where none does the
+    mark stays without words; the legend has them."""
     bodies = [(m.at[0] - m.r, m.at[1] - m.r, m.at[0] + m.r, m.at[1] + m.r) for m in marks]
     taken = bodies + [(m.at[0] - 4, m.bar[0], m.at[0] + 4, m.bar[1]) for m in marks if m.bar]
     done = []

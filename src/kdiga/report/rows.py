@@ -17,8 +17,8 @@ COUNTS, FRACTIONS = ("parameters", "n"), ("clean", "fgsm", "pgd20", "autoattack"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What is known about one model. Accuracies are fractions; None means not measured. `low` and `high` are the 95 % Wilson interval
-    of `autoattack` over `n` images; `seconds` is training time. Raises BadInput for a number outside its range."""
+    """What is known about one model. Accuracies are fractions; None means not measured. `low` and `high` are the 95 % Wilson
+    interval of `autoattack` over `n` images; `seconds` is training time. Raises BadInput for a number outside its range."""
 
     name: str
     parameters: int

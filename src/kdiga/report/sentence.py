@@ -9,8 +9,8 @@ MANY = 4  # more models than this are told as a range
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """How much of the teacher's AutoAttack accuracy each student keeps, and whether the 95 % intervals separate the best KDIGA from the
-    best KD (without those two: the best model from the next)."""
+    """How much of the teacher's AutoAttack accuracy each student keeps, and whether the 95 % intervals separate the best KDIGA from
+    the best KD (without those two: the best model from the next)."""
     measured = [r for r in rows if r.autoattack is not None]
     if not rows:
         return "There is no result to report."
@@ -18,7 +18,9 @@ def verdict(rows: Sequence[Row]) -> str:
         return "No model was attacked with AutoAttack, so nothing here says how robust a model is."
     threats = sorted({r.threat for r in measured if r.threat})
     if len(threats) > 1:
-        return f"The models were attacked under different threats ({', '.join(threats)}), so their robust accuracies cannot be compared."
+        return (
+            f"The models were attacked under different threats ({', '.join(threats)}); their robust accuracies cannot be compared."
+        )
     missing = [r.name for r in rows if r.autoattack is None]
     tail = f"; {_join(missing)} {'was' if len(missing) == 1 else 'were'} not attacked with AutoAttack" if missing else ""
     return (_alone(measured[0]) if len(measured) == 1 else _compared(measured)) + tail + "."
@@ -26,7 +28,8 @@ def verdict(rows: Sequence[Row]) -> str:
 
 def _alone(row: Row) -> str:
     around = f" (95 % interval {interval(row.low, row.high)})" if row.low is not None and row.high is not None else ""
-    return f"{row.name} classifies {percent(row.clean)} of the images correctly, and {percent(row.autoattack)} under AutoAttack{around}"
+    clean, robust = percent(row.clean), percent(row.autoattack)
+    return f"{row.name} classifies {clean} of the images correctly, and {robust} under AutoAttack{around}"
 
 
 def _compared(measured: Sequence[Row]) -> str:

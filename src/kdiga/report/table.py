@@ -32,12 +32,14 @@ def caption(rows: Sequence[Row]) -> str:
 
 def terminal(rows: Sequence[Row], title: str) -> Table:
     """A table for `rich.console.Console.print`."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), caption=Text(caption(rows)))
+    # no frame: seven columns and a name fit into 80 characters
+    table = Table(title=Text(title), caption=Text(caption(rows)), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for i, header in enumerate(HEADERS):
-        table.add_column(header, justify="right" if i else "left", no_wrap=i > 0)
+        table.add_column(header, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
     for row in rows:
         # Text, not str: a name such as "[red]" is not markup
         table.add_row(*(Text(cell) for cell in cells(row)), style="bold" if row.role == "teacher" else None)

@@ -16,7 +16,7 @@ Curves = dict[str, list[Point]]
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """Curves that share a scale: one loss term, or the validation accuracies. `lines` holds each curve's name and polyline points."""
+    """Curves that share a scale: a loss term, or the validation accuracies. `lines` holds each curve's name and polyline points."""
 
     name: str
     lines: list[tuple[str, str]]
@@ -26,8 +26,8 @@ class Panel:
 
 
 def panels(log: Sequence[dict[str, Any]]) -> list[Panel]:
-    """`log` is a run's log.jsonl, parsed: lines with `step`, and `loss` and `terms`, or `validation`. Values that are not finite are
-    left out, so a run that diverged still has a report."""
+    """`log` is a run's log.jsonl, parsed: lines with `step`, and `loss` and `terms`, or `validation`. Values that are not finite
+    are left out, so a run that diverged still has a report."""
     losses: Curves = {}
     validation: Curves = {}
     for line in log:
