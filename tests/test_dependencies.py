@@ -15,6 +15,7 @@ LAYERS = [
     {"checkpoint", "evaluate"},
     {"train"},
     {"recipe", "report"},
+    {"workers"},
     {"distill", "compare"},
     {"demo", "contents", "progress"},
     {"cli"},

@@ -331,6 +331,8 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(stubs: dict[str, Stu
             raise KeyboardInterrupt
 
     out = tmp_path / "cut"
+    out.mkdir()
+    (out / "evaluation.json").write_text("of another model")
     with pytest.raises(KeyboardInterrupt):
         run(out, progress=stop)
     assert calls(stubs) == {"fgsm": 3, "apgd-ce": 2, "apgd-t": 1}
@@ -357,25 +359,25 @@ def test_more_attacks_later_use_what_is_there(stubs: dict[str, Stub], tmp_path: 
 
 @pytest.mark.parametrize("change", ["weights", "structure", "seed", "batch_size", "threat", "images", "labels"])
 def test_another_question_is_not_answered_from_the_file(stubs: dict[str, Stub], tmp_path: Path, change: str) -> None:
-    x, y = images(0.1, 0.4), torch.tensor([0, 0])
+    x, y = images(0.1, 0.4, 0.4), torch.tensor([0, 0, 1])
 
     def ask(model: nn.Module, x: Tensor, y: Tensor, threat: Threat = THREAT, **more: Any) -> int:
         evaluate(model, x, y, threat, attacks=("fgsm",), out=tmp_path, **more)
         return calls(stubs).get("fgsm", 0)
 
-    assert ask(Mean(), x, y) == 1
-    assert ask(Mean(), x, y) == 0
-    model = Mean()
+    assert ask(Mean(3), x, y) == 1
+    assert ask(Mean(3), x, y) == 0
+    model = Mean(3)
     with torch.no_grad():
         model.scale.mul_(2)
     found = {
         "weights": lambda: ask(model, x, y),
-        "structure": lambda: ask(Mean(act=nn.ReLU()), x, y),
-        "seed": lambda: ask(Mean(), x, y, seed=1),
-        "batch_size": lambda: ask(Mean(), x, y, batch_size=3),
-        "threat": lambda: ask(Mean(), x, y, Threat(norm=2.0, eps=0.25)),
-        "images": lambda: ask(Mean(), x + 0.001, y),
-        "labels": lambda: ask(Mean(), x, torch.tensor([0, 1])),
+        "structure": lambda: ask(Mean(3, act=nn.ReLU()), x, y),
+        "seed": lambda: ask(Mean(3), x, y, seed=1),
+        "batch_size": lambda: ask(Mean(3), x, y, batch_size=3),
+        "threat": lambda: ask(Mean(3), x, y, Threat(norm=2.0, eps=0.25)),
+        "images": lambda: ask(Mean(3), x + 0.001, y),
+        "labels": lambda: ask(Mean(3), x, torch.tensor([0, 0, 2])),  # wrong as before: the same rows are attacked
     }[change]()
     assert found == 1
 

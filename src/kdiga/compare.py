@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdiga import data, folder, models
+import torch
+
+from kdiga import data, folder, models, workers
 from kdiga.errors import BadInput
 from kdiga.evaluate import evaluate
 from kdiga.recipe import Testing
@@ -79,10 +81,14 @@ def compare(
         test = data.carve(test, testing.n, seed=0)[1]
     loaded = {name: model.to(where) for name, model in loaded.items()}
     x, y, few = test.images().to(where), test.y.to(where), min(len(test), 256)
+    places = {e.name: out if len(chosen) == 1 else out / e.name for e in chosen}
+    for entry in chosen:
+        _bring_records(Path(entry.spec), places[entry.name])
+    if len(chosen) > 1 and where.type == "cpu" and torch.get_num_threads() > 1:
+        workers.record([(e.name, e.spec, places[e.name]) for e in chosen], dataset, test, threat, testing, progress)
     rows, sweeps = [], {}
     for i, entry in enumerate(chosen, 1):
-        own, model = out if len(chosen) == 1 else out / entry.name, loaded[entry.name]
-        _bring_records(Path(entry.spec), own)
+        own, model = places[entry.name], loaded[entry.name]
 
         def said(what: str, done: int, of: int, *, prefix: str = f"{entry.name} ({i} of {len(chosen)})") -> None:
             if progress is not None:

@@ -148,6 +148,7 @@ def hostile(marker: Path) -> dict[str, bytes]:
         "a list": pickle.dumps([1, 2], 2),
         "no data": pickle.dumps({"labels": [1]}, 2),
         "labels that are not numbers": python2({b"data": python2_array(pixels(0, 1, 3072)), b"labels": python2_list([b"cat"])}),
+        "labels that are not whole": python2({b"data": python2_array(pixels(0, 1, 3072)), b"labels": b"](F0.5\ne"}),
         "rows of another length": python2({b"data": python2_array(pixels(0, 1, 3071)), b"labels": python2_list([0])}),
         "half a file": python2_batch(0, 4, b"labels")[:6000],
     }

@@ -189,6 +189,14 @@ def test_a_picture_that_is_none_is_named(content: bytes, tmp_path: Path) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_another_format_under_the_name_of_png_is_refused(tmp_path: Path) -> None:
+    """Pillow reads dozens of formats, some through old and rarely used code: only the two that are asked for are decoded."""
+    write_pictures(tmp_path)
+    Image.new("RGB", (17, 16)).save(tmp_path / "train" / "dog" / "1.png", format="BMP")
+    with pytest.raises(BadInput, match=r"dog/1.png cannot be read as a picture: cannot identify"):
+        load(f"folder:{tmp_path}")
+
+
 def test_a_picture_that_is_cut_short_is_named(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     path = tmp_path / "test" / "dog" / "0.png"

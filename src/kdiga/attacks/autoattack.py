@@ -12,7 +12,6 @@ with each other, so that the missing denominator is not a missing scale.
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import nn
 
 from kdiga.attacks.guard import check_range, guarded
 from kdiga.errors import BadInput
-from kdiga.types import Attack, Images, Labels, Logits, PerSample, Threat
+from kdiga.types import Images, Labels, Logits, PerSample, Threat
 
 STEPS, QUERIES, TARGETS = 100, 5000, 9
 QUIET = logging.Logger("pyautoattack", logging.CRITICAL + 1)  # without a logger it warns of zero gradients through `warnings`
@@ -28,15 +27,36 @@ QUIET = logging.Logger("pyautoattack", logging.CRITICAL + 1)  # without a logger
 Build = Callable[..., Any]  # (model, classes, norm=, eps=, seed=, device=) -> one of pyautoattack's attacks
 
 
+def apgd_ce(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+    """Auto-PGD on the cross-entropy: 100 steps from a random point (Croce and Hein 2020, arXiv 2003.01690)."""
+    return run(build_apgd_ce, model, x, y, threat)
+
+
+def apgd_t(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+    """Auto-PGD on the targeted DLR loss: 100 steps from a random point for each of the 9 best wrong classes (arXiv 2003.01690)."""
+    return run(build_apgd_t, model, x, y, threat)
+
+
+def fab_t(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+    """FAB: 100 steps to the nearest point across the boundary to each of the 9 best wrong classes (Croce and Hein 2020, arXiv 1907.02044)."""
+    return run(build_fab_t, model, x, y, threat)
+
+
+def square(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+    """Square: random search without gradients, 5000 queries (Andriushchenko et al. 2020, arXiv 1912.00049).
+
+    One window serves the whole batch at each query: the result depends on how samples are batched.
+    """
+    return run(build_square, model, x, y, threat)
+
+
 def build_apgd_ce(model: nn.Module, classes: int, **common: Any) -> Any:
-    """Auto-PGD on the cross-entropy: 100 steps, one random start."""
     from pyautoattack.autopgd_base import APGDAttack
 
-    return APGDAttack(model, loss="ce", n_iter=STEPS, n_restarts=1, eot_iter=1, rho=0.75, logger=QUIET, **common)
+    return APGDAttack(model, loss="ce", n_iter=STEPS, n_restarts=1, eot_iter=1, rho=0.75, **common)
 
 
 def build_apgd_t(model: nn.Module, classes: int, **common: Any) -> Any:
-    """Auto-PGD on the targeted DLR loss (the margin for k < 4): 100 steps from one random start for each target."""
     from pyautoattack.autopgd_base import APGDAttack_targeted
 
     targets = min(TARGETS, classes - 1)
@@ -53,14 +73,12 @@ def build_apgd_t(model: nn.Module, classes: int, **common: Any) -> Any:
 
 
 def build_fab_t(model: nn.Module, classes: int, **common: Any) -> Any:
-    """FAB towards each target: 100 steps from the image; counts if the point it finds is within eps."""
     from pyautoattack.fab_pt import FABAttack_PT
 
     return FABAttack_PT(model, n_iter=STEPS, n_restarts=1, targeted=True, n_target_classes=min(TARGETS, classes - 1), **common)
 
 
 def build_square(model: nn.Module, classes: int, **common: Any) -> Any:
-    """Square on the margin: 5000 queries, one start. One window serves the whole batch: the result depends on the batch."""
     from pyautoattack.square import SquareAttack
 
     return SquareAttack(model, p_init=0.8, n_queries=QUERIES, n_restarts=1, resc_schedule=False, **common)
@@ -95,9 +113,3 @@ def _check_tiles(height: int, width: int) -> None:
     start = (height - 5 * side) // 2
     if side == 0 or (side > 1 and any(start + n // side * side > n for n in (height, width))):
         raise BadInput(f"square under l2 cannot start on images of {height}x{width} pixels: leave it out, or use another size")
-
-
-apgd_ce: Attack = partial(run, build_apgd_ce)
-apgd_t: Attack = partial(run, build_apgd_t)
-fab_t: Attack = partial(run, build_fab_t)
-square: Attack = partial(run, build_square)

@@ -32,6 +32,7 @@ HEADS = (
 )
 STEMS = (
     "conv1",
+    "conv1.0",
     "stage1.0",
     "patch_embed.proj",
     "conv_stem",
