@@ -153,6 +153,13 @@ def test_a_mismatch_names_the_first_of_each_kind(tmp_path: Path) -> None:
         load(f"{tmp_path}/b.pt?arch=wrn-16-1")
 
 
+def test_a_prefix_that_only_some_names_have_stays(tmp_path: Path) -> None:
+    state = fresh()
+    torch.save(state | {"model.fc.bias": torch.full((10,), 9.0)}, tmp_path / "a.pt")
+    with pytest.raises(BadInput, match=r": 1 unexpected: model.fc.bias$"):
+        load(f"{tmp_path}/a.pt?arch=wrn-10-1")
+
+
 def test_what_must_be_said_is_asked_for(tmp_path: Path) -> None:
     torch.save(fresh(), tmp_path / "a.pt")
     for spec, message in (

@@ -175,7 +175,9 @@ def test_fresh_weights_come_from_the_global_generator() -> None:
 def test_a_built_model_trains_and_a_wide_resnet_starts_as_published() -> None:
     m = build(info("wrn-10-4", CIFAR))
     assert m.training
-    w = m.body.get_parameter("block3.layer.0.conv2.weight")  # He et al. 2015: variance 2 / (9 * 256)
+    w = m.body.get_parameter(
+        "block3.layer.0.conv1.weight"
+    )  # from 128 to 256 channels; He et al. 2015, eq. 14: variance 2 / (9 * 256)
     assert w.var().item() == pytest.approx(2 / (9 * 256), rel=0.02)
     assert (m.body.get_parameter("fc.bias") == 0).all()
 

@@ -8,6 +8,7 @@ from kdiga.errors import BadInput
 from kdiga.models import Classifier, ModelInfo, build
 from kdiga.models.activation import swap_activations
 from kdiga.models.build import join, split
+from kdiga.models.second_order import allow_double_backward
 from kdiga.models.zoo import timm_model
 
 CIFAR = (3, 32, 32)
@@ -64,9 +65,23 @@ def test_options_reach_the_network() -> None:
 
 def test_swapping_leaves_gates_alone_and_keeps_shared_places() -> None:
     shared = nn.ReLU()
-    net = nn.Sequential(shared, nn.Sequential(shared, nn.Sigmoid()), nn.Tanh())
+    net = nn.Sequential(shared, shared, nn.Sequential(shared, nn.Sigmoid()), nn.Tanh())
     swap_activations(net, "silu", "net")
-    assert [type(m).__name__ for m in net.modules() if not list(m.children())] == ["SiLU", "SiLU", "Sigmoid", "Tanh"]
+    assert [type(m).__name__ for m in net.modules() if not list(m.children())] == ["SiLU", "SiLU", "SiLU", "Sigmoid", "Tanh"]
+
+
+def test_double_backward_is_allowed_without_changing_the_outputs() -> None:
+    gate, attention = nn.Sequential(nn.Hardsigmoid()), nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.linspace(-5, 5, 64).reshape(2, 4, 8).requires_grad_()
+    before = gate(x), attention(x, x, x, need_weights=False)[0]
+    allow_double_backward(gate)
+    allow_double_backward(attention)
+    after = gate(x), attention(x, x, x, need_weights=False)[0]
+    for old, new in zip(before, after, strict=True):
+        assert torch.allclose(old, new, atol=1e-6)
+    for out in after:  # the gate's second derivative is 0, the attention's is not: neither may raise
+        g = torch.autograd.grad((out**2).sum(), x, create_graph=True)[0]
+        assert torch.autograd.grad(g.square().sum(), x)[0].abs().sum() > 0
 
 
 def test_a_model_that_is_no_classifier_is_refused() -> None:

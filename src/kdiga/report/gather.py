@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from kdiga.attacks.guard import guarded
-from kdiga.attacks.pgd import pgd
+from kdiga.attacks.pgd import pgd20
 from kdiga.errors import BadInput
 from kdiga.losses import cross_entropy, input_gradient
 from kdiga.report.pictures import Pictures
@@ -27,7 +27,7 @@ def pictures(models: Mapping[str, nn.Module], x: Images, y: Labels, threat: Thre
             u = x.detach().clone().requires_grad_()
             gradients[name] = input_gradient(cross_entropy(model(u), y), u).cpu()
             torch.manual_seed(seed)
-            attacked = pgd(model, x, y, threat, steps=20)
+            attacked = pgd20(model, x, y, threat)
             before[name], after[name] = _predict(model, x).cpu(), _predict(model, attacked).cpu()
             adversarial[name] = attacked.cpu()
     return Pictures(
@@ -60,11 +60,10 @@ def sweep(
     threat: Threat,
     *,
     factors: Sequence[float] = FACTORS,
-    steps: int = 20,
     batch_size: int = 256,
     seed: int = 0,
 ) -> list[tuple[float, float]]:
-    """(eps, robust accuracy under PGD) for eps = factor * threat.eps, doubled after the last factor, until no image is classified
+    """(eps, robust accuracy under PGD-20) for eps = factor * threat.eps, doubled after the last factor, until no image is classified
     right or eps spans the whole range of an image. A curve that does not reach zero is a sign of masked gradients.
 
     Balls are nested, so an image broken at one eps counts as broken at every larger one and is not attacked again.
@@ -81,7 +80,7 @@ def sweep(
                 break
             rows, ball = alive.nonzero()[:, 0], Threat(norm=threat.norm, eps=eps)
             batches = _batches(x[rows], y[rows], batch_size)
-            alive[rows] = torch.cat([_predict(model, pgd(model, u, v, ball, steps=steps)) == v for u, v in batches])
+            alive[rows] = torch.cat([_predict(model, pgd20(model, u, v, ball)) == v for u, v in batches])
             points.append((eps, alive.float().mean().item()))
     return points
 
