@@ -173,8 +173,8 @@ def test_fresh_weights_come_from_the_global_generator() -> None:
 
 
 def test_a_built_model_trains_and_a_wide_resnet_starts_as_published() -> None:
+    assert all(module.training for spec in ("wrn-10-4", "timm:test_resnet") for module in build(info(spec, CIFAR)).modules())
     m = build(info("wrn-10-4", CIFAR))
-    assert m.training
     w = m.body.get_parameter(
         "block3.layer.0.conv1.weight"
     )  # from 128 to 256 channels; He et al. 2015, eq. 14: variance 2 / (9 * 256)

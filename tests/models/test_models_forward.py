@@ -1,4 +1,4 @@
-"""What our networks compute, against other implementations: torchvision's, and the papers' equations written over the weights' names."""
+"""What our networks compute, against torchvision's, and against the papers' equations written over the weights' names."""
 
 from collections.abc import Callable
 

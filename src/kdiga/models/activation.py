@@ -31,9 +31,9 @@ def activation(name: str) -> nn.Module:
 def swap_activations(network: nn.Module, name: str, what: str) -> None:
     """Put activation `name` in the place of every activation module of the network, in place.
 
-    Replaced: modules of the classes in REPLACED, wherever they are, in squeeze-and-excite blocks too. Not replaced: gates (sigmoid, hard
-    sigmoid, tanh, softmax), and activations that the network's code calls as functions: torchvision's DenseNet keeps one such ReLU,
-    before its pooling. Raises BadInput naming `what` where nothing can be replaced.
+    Replaced: modules of the classes in REPLACED, wherever they are, in squeeze-and-excite blocks too. Not replaced: gates
+    (sigmoid, hard sigmoid, tanh, softmax), and activations that the network's code calls as functions: torchvision's DenseNet
+    keeps one such ReLU, before its pooling. Raises BadInput naming `what` where nothing can be replaced.
     """
     places = [(parent, key) for parent in network.modules() for key, m in parent._modules.items() if type(m).__name__ in REPLACED]
     if not places:

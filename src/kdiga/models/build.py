@@ -19,7 +19,7 @@ from kdiga.options import accepted, choices, convert
 
 Builder = Callable[..., nn.Module]  # (shape, classes, *, act, options) -> a network that takes normalised images
 
-# By the form of the name: a capital letter stands for a number and NAME for any text. They are the builder's options without a default.
+# By the form of the name: a capital letter is a number, NAME any text. They are the builder's options without a default.
 MODELS: dict[str, Builder] = {
     "cnn": cnn,
     "resnet-18": resnet18,

@@ -8,11 +8,12 @@ from kdiga.models.activation import activation
 
 
 def cnn(shape: tuple[int, int, int], classes: int, *, act: str = "relu", width: int = 24) -> nn.Module:
-    """Three stages of two 3x3 convolutions with BatchNorm, global average pooling, a linear head.
+    """A small convolutional network for digits and Fashion-MNIST: three stages of two 3x3 convolutions with BatchNorm.
 
-    Stages have width, 2 width and 4 width channels, rounded down to a multiple of 8 (what vector units like), at least 8. Stages two
-    and three start with stride 2; so does the first where the image is 16 or more in both directions, so that a 28x28 image costs
-    3.5 times as much as an 8x8 one, not 12 times. The weights therefore belong to an image size.
+    Global average pooling and a linear head follow. Stages have width, 2 width and 4 width channels, rounded down to a multiple
+    of 8 (what vector units like), at least 8. Stages two and three start with stride 2; so does the first where the image is 16
+    or more in both directions, so that a 28x28 image costs 3.4 times as much as an 8x8 one, not 12 times. The weights therefore
+    belong to an image size.
     """
     first, second, third = (max(8, n * width // 8 * 8) for n in (1, 2, 4))
     layers = OrderedDict(

@@ -1,4 +1,4 @@
-"""How published checkpoints differ around the same weights: wrappers' prefixes, normalisation buffers, what can be read off the shapes."""
+"""How published checkpoints differ around the same weights: prefixes, normalisation buffers; what can be read off the shapes."""
 
 import re
 
@@ -17,7 +17,7 @@ OWNER = r"^(?:(?:normali[sz](?:e|er|ation)|norm|preprocess(?:ing)?|0)\.)?"
 MEAN, STD = re.compile(OWNER + r"(?:mean|mu|new_mean)$"), re.compile(OWNER + r"(?:std|sigma|new_std)$")
 UNUSED = "sub_block1."  # in TRADES' WideResNet this is a copy of block1 that its forward pass never reaches
 
-# The weights whose rows are the classes, and those whose second dimension is the image's channels, in ours, timm's and torchvision's models.
+# Layers whose weights' rows are the classes, and those whose second dimension is the image's channels: ours, timm's, torchvision's.
 HEADS = (
     "linear",
     "fc",
@@ -49,7 +49,8 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 def unwrap(state: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], Normalisation | None]:
     """The network's own weights under their own names, and the mean and std that the file holds, per channel.
 
-    A prefix is taken off where every name has it. Raises BadInput where only one of mean and std is there, or they are not short lists.
+    A prefix is taken off where every name has it. Raises BadInput where only one of mean and std is there, or they are not short
+    lists.
     """
     state = _stripped(state)
     means, stds = ([k for k in state if pattern.match(k)] for pattern in (MEAN, STD))
@@ -80,13 +81,13 @@ def read_off(state: dict[str, Tensor], layers: tuple[str, ...], dim: int) -> int
 
 
 def fill(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy the weights in. BatchNorm's counters, which files of before 2018 lack, may be absent; `mismatch` must have found all else to fit."""
+    """Copy the weights in, once `mismatch` finds none. BatchNorm's counters, which files of before 2018 lack, may be absent."""
     own = network.state_dict()
     network.load_state_dict({k: state.get(k, v) for k, v in own.items()})
 
 
 def mismatch(network: nn.Module, state: dict[str, Tensor]) -> str | None:
-    """How the names and shapes of the weights differ from the network's: at most three of each kind by name; None where they fit."""
+    """How the weights' names and shapes differ from the network's: at most three of each kind by name; None where they fit."""
     wanted = network.state_dict()
     missing = [k for k in wanted if k not in state and not _is_counter(k)]
     unexpected = [k for k in state if k not in wanted and not _is_counter(k)]

@@ -1,7 +1,7 @@
 """MobileNetV2 in its CIFAR form (Sandler et al. 2018, arXiv 1801.04381): stride 1 in the stem and in the second stage.
 
-Parameters are named as in the public CIFAR code bases (`layers.0.conv1`, `linear`). As there, and unlike the paper, the activation is
-ReLU, not ReLU6, and blocks with stride 1 that change the channels have a 1x1 shortcut.
+Parameters are named as in the public CIFAR code bases (`layers.0.conv1`, `linear`). As there, and unlike the paper, the
+activation is ReLU, not ReLU6, and blocks with stride 1 that change the channels have a 1x1 shortcut.
 """
 
 from torch import Tensor, nn
@@ -20,7 +20,10 @@ STAGES = (  # expansion, channels, blocks, stride of the first block
 
 
 def mobilenet_v2(shape: tuple[int, int, int], classes: int, *, act: str = "relu") -> nn.Module:
-    """2.30 million parameters for 3x32x32 and 10 classes. Any image size; 32x32 becomes 4x4 before the pooling."""
+    """MobileNetV2 for CIFAR: 2.30 million parameters with 3x32x32 images and 10 classes.
+
+    Any image size; 32x32 becomes 4x4 before the pooling.
+    """
     return MobileNetV2(shape[0], classes, act)
 
 

@@ -12,11 +12,12 @@ from kdiga.models.resnet import conv3x3, stack
 def preact_resnet18(
     shape: tuple[int, int, int], classes: int, *, act: str = "relu", bn_before_fc: bool = True, out_shortcut: bool = True
 ) -> nn.Module:
-    """11.17 million parameters for 3x32x32 and 10 classes; the options carry RobustBench's names.
+    """Pre-activation ResNet-18 for CIFAR: 11.17 million parameters with 3x32x32 images and 10 classes.
 
-    bn_before_fc: BatchNorm and activation before the pooling, as in the paper. out_shortcut: the 1x1 shortcuts read the activated input,
-    as in the paper. The defaults fit Rice et al. 2020 and AWP; kuangliu's code has bn_before_fc=false, and Wong et al. 2020 and
-    Andriushchenko and Flammarion 2020 have both false. Weights do not tell which out_shortcut they were trained with.
+    The options carry RobustBench's names. bn_before_fc: BatchNorm and activation before the pooling, as in the paper.
+    out_shortcut: the 1x1 shortcuts read the activated input, as in the paper. The defaults fit Rice et al. 2020 and Addepalli et
+    al. 2021 in RobustBench; kuangliu's code has bn_before_fc=false, and Wong et al. 2020 there has both false. Weights do not
+    tell which out_shortcut they were trained with.
     """
     return PreActResNet(shape[0], classes, act, bn_before_fc, out_shortcut)
 
@@ -46,7 +47,7 @@ class PreActResNet(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """conv2(act(bn2(conv1(a)))) + shortcut, with a = act(bn1(x)); the shortcut is x, or a 1x1 convolution where the size changes."""
+    """conv2(act(bn2(conv1(a)))) + shortcut, with a = act(bn1(x)); the shortcut is x, or 1x1 where the size changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, act: str, out_shortcut: bool) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """ResNet-18 in its CIFAR form (He et al. 2016, arXiv 1512.03385): a 3x3 stem with stride 1 and no max pooling.
 
-Parameters are named as in the public CIFAR code bases (`layer1.0.conv1`, `layer2.0.shortcut.0`, `linear`), so their checkpoints load.
+Parameters are named as in the public CIFAR code bases (`layer1.0.conv1`, `layer2.0.shortcut.0`, `linear`), so their checkpoints
+load.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,10 @@ from kdiga.models.activation import activation
 
 
 def resnet18(shape: tuple[int, int, int], classes: int, *, act: str = "relu") -> nn.Module:
-    """11.17 million parameters for 3x32x32 and 10 classes. Any image size; 32x32 becomes 4x4 before the pooling."""
+    """ResNet-18 for CIFAR: 11.17 million parameters with 3x32x32 images and 10 classes.
+
+    Any image size; 32x32 becomes 4x4 before the pooling.
+    """
     return ResNet(shape[0], classes, act)
 
 

@@ -13,7 +13,7 @@ class HardSigmoid(nn.Module):
 
 
 def allow_double_backward(network: nn.Module) -> None:
-    """Turn off, in place, what has no second derivative (fused attention, fused hard sigmoids) or spoils the first (in-place modules).
+    """Turn off, in place, what has no second derivative (fused attention and hard sigmoids) or spoils the first (in-place modules).
 
     The outputs stay the same up to rounding.
     """

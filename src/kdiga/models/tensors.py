@@ -32,8 +32,9 @@ def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
         return dict(content[key])
     found = next((c for c in (content, *(content.get(k) for k in KEYS)) if _is_state(c)), None)
     if found is None:
+        places = ", ".join(KEYS)
         raise BadInput(
-            f"{path} has no state dict, neither bare nor under {', '.join(KEYS)}: its keys are {_some(content)}; name one by ?weights="
+            f"{path} has no state dict, neither bare nor under {places}: its keys are {_some(content)}; name one by ?weights="
         )
     return dict(found)
 

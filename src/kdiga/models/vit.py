@@ -18,11 +18,11 @@ def vit_tiny(
     depth: int | None = None,
     heads: int | None = None,
 ) -> nn.Module:
-    """`dim` channels, `depth` blocks, `heads` attention heads, square patches of `patch` pixels.
+    """A small vision transformer: `dim` channels, `depth` blocks, `heads` attention heads, square patches of `patch` pixels.
 
-    Defaults: below 16 pixels patch 2, dim 96, depth 6, heads 3 (0.7 million parameters); from 16 on dim 192, depth 12, heads 3 as in
-    DeiT-Ti (Touvron et al. 2021, arXiv 2012.12877; 5.4 million), patch 4, or 16 above 64 pixels. Raises BadInput where the patches do
-    not tile the image or the heads do not divide dim.
+    Defaults: below 16 pixels patch 2, dim 96, depth 6, heads 3 (0.7 million parameters); from 16 on dim 192, depth 12, heads 3 as
+    in DeiT-Ti (Touvron et al. 2021, arXiv 2012.12877; 5.4 million), patch 4, or 16 above 64 pixels. Raises BadInput where the
+    patches do not tile the image or the heads do not divide dim.
     """
     from timm.models.vision_transformer import VisionTransformer
 

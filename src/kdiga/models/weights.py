@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save as serialise
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdiga.errors import BadInput
 from kdiga.folder import atomic_write
@@ -44,8 +44,8 @@ def load(
       `weights=KEY` (where in the file), `mean=0.49,0.48,0.45` and `std=...` (one number counts for all channels).
 
     Normalisation: the spec's mean and std, else what the model brings (run folder, buffers in the checkpoint, timm's pretrained
-    configuration), else the arguments, else 0 and 1. Raises BadInput where something is missing, cannot be read, does not fit, or where
-    shape or classes are not those asked for.
+    configuration), else the arguments, else 0 and 1. Raises BadInput where something is missing, cannot be read, does not fit, or
+    where shape or classes are not those asked for.
     """
     name, options = split(spec)
     path = Path(name)
@@ -128,19 +128,23 @@ def _agree(source: str, info: ModelInfo, shape: Shape | None, classes: int | Non
 
 
 def _rebuilt(info: ModelInfo, state: dict[str, Tensor], source: str) -> Classifier:
-    """The model with these weights, once they are known to fit: a spec in a stranger's file takes no more memory than its weights."""
+    """The model with these weights, once they are known to fit: a stranger's spec takes no more memory than its weights."""
     name, options = split(info.spec)
     info = replace(info, spec=join(name, {k: v for k, v in options.items() if k != "pretrained"}))  # the weights are here
-    try:
-        with torch.device("meta"):
-            skeleton = network(info.spec, info.shape, info.classes)
-    except NotImplementedError:  # torchvision's RegNet looks at its weights while it is built
-        skeleton = network(info.spec, info.shape, info.classes)
-    if differs := mismatch(skeleton, state):
-        raise BadInput(
-            f"{source} does not fit {info.spec} with {info.classes} classes and images of {sizes(info.shape)}: {differs}"
-        )
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten, so nobody's random numbers may change for them
+        if differs := mismatch(_skeleton(info), state):
+            raise BadInput(
+                f"{source} does not fit {info.spec} with {info.classes} classes and images of {sizes(info.shape)}: {differs}"
+            )
         model = build(info)
     fill(model.body, state)
     return model
+
+
+def _skeleton(info: ModelInfo) -> nn.Module:
+    """The network without memory for its weights, where it can be built so: torchvision's RegNets look at theirs."""
+    try:
+        with torch.device("meta"):
+            return network(info.spec, info.shape, info.classes)
+    except (NotImplementedError, BadInput):
+        return network(info.spec, info.shape, info.classes)

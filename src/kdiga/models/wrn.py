@@ -1,7 +1,7 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016, arXiv 1605.07146), the usual robust teachers on CIFAR.
 
-Parameters are named as in TRADES and RobustBench (`block1.layer.0.bn1`, `convShortcut`, `fc`), so their checkpoints load. The unused
-`sub_block1` of TRADES is not built; `load` passes over its weights.
+Parameters are named as in TRADES and RobustBench (`block1.layer.0.bn1`, `convShortcut`, `fc`), so their checkpoints load. The
+unused `sub_block1` of TRADES is not built; `load` passes over its weights.
 """
 
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from kdiga.models.resnet import conv3x3, stack
 
 
 def wide_resnet(shape: tuple[int, int, int], classes: int, *, depth: int, width: int, act: str = "relu") -> nn.Module:
-    """`wrn-depth-width`; depth = 6 n + 4 for n blocks in each of three stages. WRN-28-10 has 36.5 million parameters.
+    """Wide ResNet of depth D = 6 n + 4 and width W, for example wrn-28-10 (36.5 million parameters) or wrn-34-10 (46.2 million).
 
-    Raises BadInput for another depth. No dropout, as in the robust models.
+    There are n blocks in each of three stages. Raises BadInput for another depth. No dropout, as in the robust models.
     """
     if depth < 10 or depth % 6 != 4:
         near = 6 * max(1, round((depth - 4) / 6)) + 4
@@ -58,7 +58,7 @@ class Stage(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """conv2(act(bn2(conv1(a)))) + shortcut, with a = act(bn1(x)); the shortcut is x, or a 1x1 convolution of a where channels change."""
+    """conv2(act(bn2(conv1(a)))) + shortcut, with a = act(bn1(x)); the shortcut is x, or 1x1 of a where the channels change."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, act: str) -> None:
         super().__init__()

@@ -27,10 +27,11 @@ def timm_model(
     patch_size: int | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
-    """A timm model by its name (`resnet18`, `resnet18.a1_in1k`, `hf-hub:ORG/NAME`) with the channels and classes asked for.
+    """A timm model by its name, such as resnet18, resnet18.a1_in1k or hf-hub:ORG/NAME, with the channels and classes asked for.
 
-    img_size and patch_size go to the models that have them. pretrained: timm's weights, downloaded or from its cache; the head is drawn
-    afresh where the number of classes differs. act: see `swap_activations`. Raises BadInput for what timm refuses, in its words.
+    img_size and patch_size go to the models that have them. pretrained: timm's weights, downloaded or from its cache; the head is
+    drawn afresh where the number of classes differs. act: see `swap_activations`. Raises BadInput for what timm refuses, in its
+    words.
     """
     import timm
 
