@@ -103,7 +103,7 @@ def test_normalisation_in_the_file_is_used(names: tuple[str, str], prefix: str, 
     )  # a wrapper around all of it; the others name the network beside its normalisation
     state = {shared + n: torch.tensor(v)[None, :, None, None] for n, v in zip(names, (mean, std), strict=True)}
     save_file(state | {prefix + k: v for k, v in fresh().items()}, tmp_path / "a.safetensors")
-    info = load(f"{tmp_path}/a.safetensors?arch=wrn-10-1", mean=(0.0,) * 3, std=(1.0,) * 3).info  # the argument is only a default
+    info = load(f"{tmp_path}/a.safetensors?arch=wrn-10-1", mean=(0.0,) * 3, std=(1.0,) * 3).info  # not the argument
     assert (info.mean, info.std) == (mean, std)
     assert load(f"{tmp_path}/a.safetensors?arch=wrn-10-1&mean=0.5&std=0.5,0.25,1").info.std == (0.5, 0.25, 1.0)
 
@@ -112,7 +112,11 @@ def test_normalisation_from_elsewhere(tmp_path: Path) -> None:
     torch.save(fresh(), tmp_path / "a.pt")
     spec = f"{tmp_path}/a.pt?arch=wrn-10-1"
     assert load(spec).info.mean == (0.0, 0.0, 0.0)
-    assert load(spec, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0)).info.std == (1.0, 2.0, 3.0)
+    assert load(spec, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0)).info.std == (
+        1.0,
+        1.0,
+        1.0,
+    )  # what a file does not say is not guessed
     for wrong in (f"{spec}&mean=0.5", f"{spec}&std=0.5"):
         with pytest.raises(BadInput, match="mean and std belong together"):
             load(wrong)

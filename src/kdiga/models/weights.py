@@ -44,7 +44,8 @@ def load(
       `weights=KEY` (where in the file), `mean=0.49,0.48,0.45` and `std=...` (one number counts for all channels).
 
     Normalisation: the spec's mean and std, else what the model brings (run folder, buffers in the checkpoint, timm's pretrained
-    configuration), else the arguments, else 0 and 1. Raises BadInput where something is missing, cannot be read, does not fit, or
+    configuration), else, for fresh weights, the arguments, else 0 and 1: many published CIFAR models take [0, 1] as it is, and a data
+    set's own mean would silently cost accuracy. Raises BadInput where something is missing, cannot be read, does not fit, or
     where shape or classes are not those asked for.
     """
     name, options = split(spec)
@@ -55,7 +56,7 @@ def load(
     if is_name(name):  # before folders: `./cnn` is the folder
         return _fresh(spec, shape, classes, given).eval()
     if path.name.endswith(SUFFIXES):
-        return _checkpoint(path, options, shape, classes, given).eval()
+        return _checkpoint(path, options, shape, classes).eval()
     if path.is_dir():
         if options:
             raise BadInput(f"'{spec}': a run folder takes no options, model.json says everything")
@@ -90,9 +91,7 @@ def checkpoint(
     """The options of a checkpoint's spec that are not arch's own."""
 
 
-def _checkpoint(
-    path: Path, text: dict[str, str], shape: Shape | None, classes: int | None, given: Normalisation | None
-) -> Classifier:
+def _checkpoint(path: Path, text: dict[str, str], shape: Shape | None, classes: int | None) -> Classifier:
     ours = convert(checkpoint, {k: v for k, v in text.items() if k in ("arch", "weights", "mean", "std")})
     if "arch" not in ours:
         raise BadInput(f"{path} holds weights alone: say which architecture, {path}?arch=NAME, one of {', '.join(MODELS)}")
@@ -105,7 +104,7 @@ def _checkpoint(
         shape = (c, 32, 32)
     if k is None or c is None or shape is None:
         raise BadInput(f"{path} does not say for what it was trained: give shape=(channels, height, width) and classes=")
-    mean, std = (ours["mean"], ours["std"]) if "mean" in ours else own or given or ((0.0,), (1.0,))
+    mean, std = (ours["mean"], ours["std"]) if "mean" in ours else own or ((0.0,), (1.0,))
     try:
         info = ModelInfo(
             spec=join(ours["arch"], {o: v for o, v in text.items() if o not in ours}),
