@@ -43,7 +43,6 @@ MUTANTS = [
     Mutant("no T^2", "losses.py", "return temperature**2 * F.kl_div", "return F.kl_div", LOSSES),
     Mutant("KL the other way round", "losses.py", "F.kl_div(log_q, log_p", "F.kl_div(log_p, log_q", LOSSES),
     Mutant("double softmax", "losses.py", "F.cross_entropy(_wide(z), y", "F.cross_entropy(_wide(z).softmax(1), y", LOSSES),
-    Mutant("the margin counts the label itself", "losses.py", "z.scatter(1, y[:, None], -torch.inf)", "z", LOSSES),
     Mutant("eps and step may be swapped", "inner.py", "if step_size > 2 * threat.eps:", "if False:", INNER),
     Mutant("step 2/225", "inner.py", "min(2.5 / steps, 1.0)", "min(2.5 / steps * 255 / 225, 1.0)", INNER),
     Mutant("steps that cannot cross the ball", "inner.py", "min(2.5 / steps, 1.0)", "min(1.3 / steps, 1.0)", INNER),

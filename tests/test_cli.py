@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,10 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from kdiga.cli import main
+from kdiga.compare import entries
 from kdiga.contents import contents
+from kdiga.folder import locked
+from kdiga.objectives import OBJECTIVES
+from kdiga.types import Batch, Terms
 
 SMALL = ["--set", "epochs=1", "--set", "validation=100", "--set", "validation_attacked=10"]
 FEW = ["--set", "n=16", "--set", "attacks=fgsm,pgd20"]
@@ -96,7 +104,7 @@ def test_resume_goes_on_only_with_the_same_run(runs: Path, tmp_path: Path, capsy
     assert run("teach", "--objective", "ce", "--model", "cnn?width=4", "--out", out, *SMALL, "--no-evaluate") == 0
     before = load_file(out / "model.safetensors")
     refused(capsys, "exists.*--resume.*--overwrite", "teach", "--out", out, *SMALL)
-    refused(capsys, "train differs", "teach", "--out", out, "--resume", "--set", "epochs=2")
+    refused(capsys, r"train.epochs differs: 1 then, 2 now", "teach", "--out", out, "--resume", "--set", "epochs=2")
     refused(capsys, "give one of them", "teach", "--out", out, "--resume", "--overwrite")
     assert run("teach", "--out", out, "--resume", "--no-evaluate") == 0
     assert all(torch.equal(v, before[k]) for k, v in load_file(out / "model.safetensors").items())
@@ -110,7 +118,7 @@ def test_bad_input_is_one_line_and_loses_nothing(runs: Path, tmp_path: Path, cap
     refused(capsys, "unknown objective 'kdgia': did you mean 'kdiga'", *distill, "--objective", "kdgia")
     refused(
         capsys,
-        "kdiga has no option 'iga_wieght': did you mean 'iga_weight'|no option 'iga_wieght'",
+        "no option 'iga_wieght': did you mean 'iga_weight'",
         *distill,
         "--set",
         "iga_wieght=1",
@@ -120,7 +128,7 @@ def test_bad_input_is_one_line_and_loses_nothing(runs: Path, tmp_path: Path, cap
     refused(capsys, "epochs is 'ten': int expected", *teach, "--set", "epochs=ten")
     refused(capsys, "8/255", *teach, "--eps", "8")
     refused(capsys, "8/255", "evaluate", runs / "teacher", "--eps", "8", "--out", out)
-    refused(capsys, "fashion-mnist|FashionMNIST|images-idx3", *teach, "--data", "fashion-mnist", "--root", tmp_path)
+    refused(capsys, "images-idx3-ubyte", *teach, "--data", "fashion-mnist", "--root", tmp_path)
     refused(capsys, "unrecognized arguments: --epoch", *teach, "--epoch", "3")
     refused(capsys, "give --teacher", "distill", "--out", out)
     refused(capsys, "nowhere", "distill", "--teacher", tmp_path / "nowhere", "--out", out)
@@ -129,7 +137,12 @@ def test_bad_input_is_one_line_and_loses_nothing(runs: Path, tmp_path: Path, cap
     refused(capsys, "recipe 'demo-kdgia'.*demo-kdiga", "teach", "demo-kdgia", "--out", out)
     refused(capsys, "no results.json", "report", tmp_path)
     refused(capsys, "validation=5000 takes all", *teach, "--set", "validation=5000")
-    refused(capsys, "invalid choice|objectives", "list", "verbs")
+    refused(capsys, "invalid choice: 'verbs'", "list", "verbs")
+    refused(capsys, "without trained weights", "evaluate", "resnet-18", "--out", out)
+    refused(capsys, "without trained weights", "distill", "--teacher", "timm:resnet18", "--out", out, *SMALL)
+    refused(capsys, "l2 has no default eps", "evaluate", runs / "teacher", "--norm", "l2", "--out", out)
+    refused(capsys, "named twice", "compare", runs / "teacher", runs / "teacher", "--out", out)
+    refused(capsys, "seed is -1", *teach, "--seed", "-1")
     assert not out.exists()
 
 
@@ -137,7 +150,16 @@ def test_data_and_models_that_do_not_fit(runs: Path, tmp_path: Path, capsys: Cap
     rng = np.random.default_rng(0)
     image, label = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 10
     np.savez(tmp_path / "colour.npz", image=image, label=label)
-    refused(capsys, r"3.*1|1.*3", "evaluate", runs / "teacher", "--data", f"npz:{tmp_path / 'colour.npz'}", "--out", tmp_path / "o")
+    refused(
+        capsys,
+        r"teacher takes images of .*, .* was asked for",
+        "evaluate",
+        runs / "teacher",
+        "--data",
+        f"npz:{tmp_path / 'colour.npz'}",
+        "--out",
+        tmp_path / "o",
+    )
     np.savez(tmp_path / "negative.npz", image=image, label=label - 3)
     refused(capsys, "label", "teach", "--data", f"npz:{tmp_path / 'negative.npz'}", "--out", tmp_path / "o")
     whole = (tmp_path / "colour.npz").read_bytes()
@@ -169,7 +191,14 @@ def test_a_bad_flag_does_not_cost_the_old_run(runs: Path, capsys: Capture) -> No
     before = (runs / "student" / "model.safetensors").read_bytes()
     words = ["distill", "--teacher", runs / "teacher", "--out", runs / "student", "--overwrite"]
     refused(capsys, "int expected", *words, "--set", "epochs=x")
-    refused(capsys, "resnet", *words, "--student", "resent-18")
+    refused(capsys, "did you mean 'resnet-18'", *words, "--student", "resent-18")
+    refused(capsys, "step size 9 is above the diameter", *words, "--objective", "pgd_at", "--set", "step_size=9")
+    refused(capsys, "at least one step", *words, "--objective", "pgd_at", "--set", "steps=0")
+    refused(capsys, "not finite on the first two images", *words, "--set", "temperature=0")
+    refused(
+        capsys, "which --overwrite would empty", "distill", "--teacher", runs / "student", "--out", runs / "student", "--overwrite"
+    )
+    refused(capsys, "which --overwrite would empty", "evaluate", runs / "student", "--out", runs / "student", "--overwrite")
     assert (runs / "student" / "model.safetensors").read_bytes() == before
 
 
@@ -177,7 +206,60 @@ def test_a_folder_that_is_not_ours_is_not_overwritten(tmp_path: Path, capsys: Ca
     (tmp_path / "thesis.tex").write_text("years of work")
     refused(capsys, "not written by kdiga", "teach", "--out", tmp_path, "--overwrite", *SMALL)
     refused(capsys, "is a file", "teach", "--out", tmp_path / "thesis.tex", *SMALL)
+    (tmp_path / "results.json").write_text("[]")
+    refused(capsys, "not written by kdiga", "evaluate", tmp_path / "x.pt?arch=cnn", "--out", tmp_path, "--overwrite")
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_second_run_in_the_same_folder_stays_outside(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "busy"
+    assert run("teach", "--objective", "ce", "--model", "cnn?width=4", "--out", out, "--no-evaluate", *SMALL) == 0
+    with locked(out):
+        refused(capsys, "another run is writing", "teach", "--out", out, "--resume", "--no-evaluate")
+
+
+def test_an_evaluation_goes_on_only_with_what_it_began(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["evaluate", runs / "student", "--attacks", "fgsm", "--out", tmp_path / "e"]
+    assert run(*words, "--n", "20") == 0
+    before = load_file(tmp_path / "e" / "per_sample.safetensors")
+    refused(capsys, "goes on with what .* began", *words, "--n", "30", "--resume")
+    refused(capsys, "holds nothing to resume", "evaluate", runs / "student", "--out", tmp_path, "--resume")
+    assert run(*words, "--n", "20", "--resume") == 0
+    after = load_file(tmp_path / "e" / "per_sample.safetensors")
+    assert after.keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in after.items())
+
+
+def test_models_with_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "student", tmp_path / "a" / "m")
+    shutil.copytree(runs / "teacher", tmp_path / "b" / "m")
+    assert [e.name for e in entries([str(tmp_path / "a" / "m"), str(tmp_path / "b" / "m")])] == ["a-m", "b-m"]
+    weights = tmp_path / "a" / "m" / "model.safetensors"
+    assert [e.name[-2:] for e in entries([f"{weights}?arch=cnn&weights={w}" for w in "xy"])] == ["-1", "-2"]
+
+
+def test_workers_find_what_one_process_finds(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["compare", runs / "teacher", runs / "student", "--n", "16", "--attacks", "pgd20", "--out"]
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert run(*words, tmp_path / str(threads)) == 0
+    one, two = (json.loads((tmp_path / t / "results.json").read_text()) for t in "12")
+    assert one == two
+
+
+def test_a_run_that_had_to_stop_leaves_its_last_good_weights(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(student: nn.Module, teacher: nn.Module | None, batch: Batch, progress: float) -> Terms:
+        terms = OBJECTIVES["kd"](student, student, batch, progress)
+        return {**terms, "kd": terms["kd"] * (float("nan") if progress > 0.6 else 1.0)}
+
+    monkeypatch.setitem(OBJECTIVES, "ce", breaks)
+    out = tmp_path / "run"
+    assert run("teach", "--objective", "ce", "--model", "cnn?width=4", "--out", out, *SMALL, "--set", "epochs=2") == 1
+    assert "not finite" in capsys.readouterr().err
+    kept, saved = load_file(out / "model.safetensors"), load_file(out / "checkpoint" / "last.safetensors")
+    assert all(torch.equal(v, saved[f"student/{k}"]) for k, v in kept.items())
 
 
 def test_places_that_cannot_be_written(capsys: Capture) -> None:
@@ -203,19 +285,32 @@ def test_a_full_disk_is_said_and_the_checkpoint_survives(tmp_path: Path, capsys:
 
 
 def test_control_c_writes_the_checkpoint_and_exits_with_130(tmp_path: Path) -> None:
-    import signal
-
+    """One long epoch: a checkpoint can only be there because of the signal."""
     out = tmp_path / "run"
-    words = ["teach", "--objective", "ce", "--out", str(out), "--set", "epochs=500", "--no-evaluate"]
-    process = subprocess.Popen([sys.executable, "-m", "kdiga.cli", *words], stderr=subprocess.PIPE, text=True)
+    words = [
+        "teach",
+        "--objective",
+        "pgd_at",
+        "--out",
+        str(out),
+        "--set",
+        "steps=50",
+        "--set",
+        "batch_size=8",
+        "--set",
+        "log_every=2",
+    ]
+    process = subprocess.Popen([sys.executable, "-m", "kdiga.cli", *words, "--no-evaluate"], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
-    while not (out / "checkpoint" / "last.safetensors").exists() and time.monotonic() < until:
+    while not (out / "log.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in err
     assert "Traceback" not in err
+    with safe_open(out / "checkpoint" / "last.safetensors", framework="pt") as f:
+        assert 2 <= json.loads(f.metadata()["kdiga"])["step"] < 117
 
 
 def test_help_is_there_for_every_verb(capsys: Capture) -> None:

@@ -1,20 +1,23 @@
 """An option is declared once; what a recipe, a flag or a `--set` says ends up there, or is refused with the accepted names."""
 
 import itertools
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from kdiga import models
 from kdiga.errors import BadInput
 from kdiga.objectives import OBJECTIVES, needs_teacher
 from kdiga.options import accepted, convert
 from kdiga.recipe import _keys, read, resolve, shipped
-from kdiga.types import Threat
+from kdiga.types import Batch, Threat
 
 
 def example(x: int, *, rate: float = 1.0, steps: int = 2, deep: bool = False, kind: Literal["a", "b"] = "a",
@@ -49,6 +52,9 @@ def test_values_take_the_declared_type(given_: dict[str, object], expected: obje
     [
         ({"rat": 1}, "did you mean 'rate'.*rate, steps, deep"),
         ({"rate": "fast"}, "rate is 'fast': float expected"),
+        ({"rate": float("inf")}, "float expected"),
+        ({"rate": "nan"}, "float expected"),
+        ({"rate": True}, "float expected"),
         ({"steps": 2.5}, "int expected"),
         ({"steps": True}, "int expected"),
         ({"deep": 1}, "bool expected"),
@@ -108,6 +114,10 @@ def test_another_objective_drops_the_files_options() -> None:
         ({}, ["threat.norm=l1"], "linf or l2"),
         ({"model": "cnn", "student": "cnn"}, [], "not both"),
         ({}, ["n=0"], "at least 1"),
+        ({}, ["seed=-1"], "at least 0"),
+        ({}, ["seed=4294967296"], "below"),
+        ({}, ["norm=l2"], "l2 has no default eps"),
+        ({}, ["name=kdgia"], "unknown objective"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(table: dict[str, object], sets: list[str], said: str) -> None:
@@ -136,11 +146,37 @@ def test_every_shipped_recipe_resolves_binds_and_says_how_it_is_run(name: str) -
     models.load(recipe.model, shape=shape, classes=classes)
 
 
-def test_every_objective_option_reaches_its_function() -> None:
-    for name, objective in OBJECTIVES.items():
-        for option, parameter in accepted(objective, hidden={"threat"}).items():
-            if isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool):
-                assert resolve({}, flags={"objective": name}, sets=[f"{option}=3"]).options == {option: 3}
+CHANGES = [(name, option, p.default) for name, f in OBJECTIVES.items() for option, p in accepted(f, hidden={"threat"}).items()]
+
+
+@pytest.mark.parametrize(("name", "option", "default"), CHANGES)
+def test_every_option_changes_what_its_objective_computes(name: str, option: str, default: object) -> None:
+    other = {"clean": "random" if name == "kdiga" else "uniform", "train": "eval", True: "false", None: "0.05", 10: "2"}
+    value = other[default] if default in other and not isinstance(default, float) else f"{2 * float(str(default))}"
+    torch.manual_seed(0)
+    student, teacher = (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(36, 3)) for _ in range(2)
+    )
+    teacher.eval().requires_grad_(False)
+    batch, found = Batch(torch.rand(4, 1, 5, 5), torch.tensor([0, 1, 2, 0]), torch.arange(4)), []
+    base = ["step_size=0.04"] if option == "steps" else []  # else the default step makes up for the number of steps
+    for sets in (base, [*base, f"{option}={value}"]):
+        torch.manual_seed(1)
+        terms = resolve({}, flags={"objective": name, "eps": "0.1"}, sets=sets).bound()(deepcopy(student), teacher, batch, 0.5)
+        found.append(torch.stack(list(terms.values())))
+    assert not torch.allclose(found[0], found[1], rtol=1e-5, atol=1e-9)
+
+
+def test_the_last_word_on_the_objective_wins() -> None:
+    for sets in (["objective=kd"], ["name=kd"], ["objective.name=kd"]):
+        assert resolve({}, flags={"objective": "kdiga"}, sets=sets).objective == "kd"
+
+
+def test_a_model_that_exists_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "t").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    recipe = resolve({"teacher": "runs/t", "model": "cnn?width=4"})
+    assert (recipe.teacher, recipe.model) == (str(tmp_path / "runs" / "t"), "cnn?width=4")
 
 
 def test_missing_and_broken_recipe_files(tmp_path: Path) -> None:

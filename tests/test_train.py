@@ -70,10 +70,11 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 def test_it_learns_and_logs_terms_that_add_up(tmp_path: Path) -> None:
-    train(tmp_path, ce, replace(QUICK, epochs=12))
+    train(tmp_path, partial(kdiga, iga_weight=0.01), replace(QUICK, epochs=12), teacher=network(3).eval())
     lines = log(tmp_path)
     steps = [line for line in lines if "terms" in line]
     assert all(line["loss"] == pytest.approx(sum(line["terms"].values())) for line in steps)  # type: ignore[attr-defined]
+    assert all(line["terms"].keys() == {"ce", "kd", "iga"} for line in steps)  # type: ignore[attr-defined]
     clean = [line["validation"]["clean"] for line in lines if "validation" in line]  # type: ignore[index]
     assert len(clean) == 12
     assert clean[-1] > 0.6
@@ -211,7 +212,18 @@ def test_weights_never_see_validation_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("epochs", 0), ("batch_size", 1), ("lr", 0.0), ("ema", 1.0), ("log_every", 0), ("clip", -1.0)]
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("lr", 0.0),
+        ("ema", 1.0),
+        ("log_every", 0),
+        ("clip", -1.0),
+        ("momentum", 1.0),
+        ("weight_decay", -0.1),
+        ("validation_attacked", -1),
+    ],
 )
 def test_settings_out_of_range(name: str, value: float) -> None:
     with pytest.raises(BadInput, match=f"{name} is"):

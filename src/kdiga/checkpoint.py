@@ -32,14 +32,7 @@ def save(
 
 def load(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Restore what `save` wrote; returns `extra` and `meta`. Raises BadInput for a missing, damaged or foreign file."""
-    try:
-        with safe_open(path, framework="pt") as f:
-            meta = json.loads(f.metadata()["kdiga"])
-            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a dict
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist: nothing to resume; start without --resume") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path} is not a readable checkpoint of kdiga ({error}): start again with --overwrite") from None
+    meta, tensors = _read(path)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -56,3 +49,22 @@ def load(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optim
     if torch.cuda.is_available() and "random/cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random/cuda"])
     return part("extra/"), meta
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """The state of the model that the run would have kept: the moving average's, if there is one."""
+    tensors = _read(path)[1]
+    prefix = "average/module." if any(k.startswith("average/") for k in tensors) else "student/"
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as f:
+            meta = json.loads(f.metadata()["kdiga"])
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist: nothing to resume; start again with --overwrite") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} is not a readable checkpoint of kdiga ({error}): start again with --overwrite") from None
+    return meta, tensors

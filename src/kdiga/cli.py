@@ -1,6 +1,7 @@
 """The command line: each verb checks its arguments and calls one function. Nothing heavy is imported before a verb runs."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ REPORT = "No model is run: the page is drawn from what the folder holds (results
 LIST = """\
   kdiga list objectives       what training can minimise, each with its options and their defaults
   kdiga list recipes          what `kdiga teach NAME` and `kdiga distill NAME` find without a file"""
+ASKED = "asked.json"  # in a comparison: what was asked for, so that --resume can hold on to it
 KINDS = ("objectives", "attacks", "models", "datasets", "recipes")
 
 
@@ -74,6 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _say(error, 2)
     except Stopped as error:
         code = _say(error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error):
+            raise
+        code = _say(
+            "out of memory: try a smaller batch (--set batch_size=64, or --batch-size when evaluating) or a smaller model", 1
+        )
     except BrokenPipeError:  # `kdiga list models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -193,7 +201,7 @@ def _demo(a: argparse.Namespace) -> int:
 
 def _train(a: argparse.Namespace) -> int:
     from kdiga import data
-    from kdiga.compare import Entry, compare, load
+    from kdiga.compare import compare, entry, load
     from kdiga.distill import run
     from kdiga.progress import live
 
@@ -202,7 +210,7 @@ def _train(a: argparse.Namespace) -> int:
         run(recipe, a.out, root=a.root, resume=a.resume, overwrite=a.overwrite, progress=progress)
         if a.no_evaluate:
             return 0
-        chosen = [Entry(a.out.resolve().name, str(a.out))]
+        chosen = [entry(a.out.resolve().name, str(a.out))]
         dataset = data.load(recipe.data, a.root)
         loaded = load(chosen, dataset)
         title, device = f"{chosen[0].name}: {dataset.name}, {recipe.threat}", recipe.train.device
@@ -218,49 +226,59 @@ def _recipe(a: argparse.Namespace) -> "Recipe":
 
     names = ("data", "objective", "eps", "norm", "seed", "model", "teacher", "student")
     flags = {name: getattr(a, name, None) for name in names}
-    if a.resume:
-        begun = read(str(a.out / "recipe.toml")) if (a.out / "recipe.toml").exists() else {}
-        before = resolve(begun)
-        table = read(a.recipe) if a.recipe else begun
-        now = resolve(table, flags=flags, sets=a.set)
-        if begun and now != before:
-            key = next(k for k, v in vars(before).items() if v != vars(now)[k])
-            raise BadInput(
-                f"--resume goes on with the run as it began, but {key} differs: {vars(before)[key]} then, {vars(now)[key]} now"
-            )
-        return now
-    table = read(a.recipe)
-    if not table.get("objective") and flags["objective"] is None:
-        flags["objective"] = a.default
-    if a.default == "kdiga" and not {"model", "student"} & table.keys() and flags["student"] is None:
-        flags["student"] = "cnn?width=12&act=gelu"
-    return resolve(table, flags=flags, sets=a.set)
+    begun = read(str(a.out / "recipe.toml")) if a.resume and (a.out / "recipe.toml").exists() else None
+    if begun is not None and a.recipe is None:
+        table = begun
+    else:
+        table = read(a.recipe)
+        if not table.get("objective") and flags["objective"] is None:
+            flags["objective"] = a.default
+        if a.default == "kdiga" and not {"model", "student"} & table.keys() and flags["student"] is None:
+            flags["student"] = "cnn?width=12&act=gelu"
+    now = resolve(table, flags=flags, sets=a.set)
+    if begun is not None and now != (before := resolve(begun)):
+        then, changed = _flat(before), _flat(now)
+        key = next(k for k in changed if changed[k] != then.get(k))
+        raise BadInput(f"--resume goes on with the run as it began, but {key} differs: {then.get(key)} then, {changed[key]} now")
+    return now
+
+
+def _flat(recipe: "Recipe") -> dict[str, object]:
+    """Every value of a recipe by its key."""
+    from dataclasses import asdict
+
+    flat: dict[str, object] = {}
+    for key, value in asdict(recipe).items():
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _compare(a: argparse.Namespace) -> int:
     from kdiga import data, folder
-    from kdiga.attacks import expand
     from kdiga.compare import compare, entries, load
     from kdiga.progress import live
-    from kdiga.recipe import EPS, Testing
+    from kdiga.recipe import Testing, threat_for
     from kdiga.train import pick_device
-    from kdiga.types import Threat
 
-    threat = Threat.parse(a.norm or "linf", a.eps or EPS.get(a.data, "8/255"))
+    threat = threat_for(a.data, a.norm, a.eps)
     testing = Testing(attacks=tuple(name.strip() for name in a.attacks.split(",")), n=a.n, attack_batch=a.batch_size)
-    expand(testing.attacks)
-    if a.n < 1 or a.batch_size < 1:
-        raise BadInput("--n and --batch-size must be at least 1")
-    chosen = entries(a.models)
-    if not a.resume:
-        folder.check_free(a.out, overwrite=a.overwrite)
+    asked = json.dumps(
+        {"models": a.models, "data": a.data, "threat": str(threat), "attacks": testing.attacks, "n": a.n, "batch": a.batch_size}
+    )
+    folder.check_free(a.out, resume=a.resume, overwrite=a.overwrite, mark=ASKED, needed=[*a.models, a.data])
+    if a.resume and (a.out / ASKED).read_text() != asked:
+        raise BadInput(
+            f"--resume goes on with what {a.out} began, which was {(a.out / ASKED).read_text()}: give the same again, or another --out"
+        )
     pick_device(a.device)
+    chosen = entries(a.models)
     dataset = data.load(a.data, a.root)
     loaded = load(chosen, dataset)
-    if not a.resume or not a.out.exists():
+    if not a.resume:
         folder.start(a.out, overwrite=a.overwrite)
+        folder.atomic_write(a.out / ASKED, asked.encode())
     title = f"{dataset.name}, {threat}"
-    with live() as progress:
+    with folder.locked(a.out), live() as progress:
         rows = compare(chosen, loaded, dataset, threat, testing, a.out, title=title, device=a.device, progress=progress)
     return _show(rows, title, a.out)
 

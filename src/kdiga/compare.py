@@ -6,12 +6,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kdiga import data, folder, models, workers
 from kdiga.errors import BadInput
 from kdiga.evaluate import evaluate
+from kdiga.evaluate.records import NAME
 from kdiga.recipe import Testing
 from kdiga.report import gather, pictures
 from kdiga.report.page import page
@@ -20,36 +22,44 @@ from kdiga.report.table import markdown, verdict
 from kdiga.train import pick_device
 from kdiga.types import Progress, Threat
 
-RECORDS = ("evaluation.json", "per_sample.safetensors")
+SWEPT = 256  # images whose robust accuracy is measured over a range of eps
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model to compare: a name that is a folder's name, too, and where the model is."""
+    """A model to compare: a name that is a folder's name, too, where the model is, and what its run folder, if it is one, says."""
 
     name: str
     spec: str
+    recipe: Mapping[str, Any]
+    log: Sequence[dict[str, Any]]
 
-    @property
-    def recipe(self) -> dict[str, object]:
-        """The recipe of the run folder that `spec` names, or nothing."""
-        path = Path(self.spec) / "recipe.toml"
-        return tomllib.loads(path.read_text()) if path.exists() else {}
 
-    @property
-    def log(self) -> list[dict[str, object]]:
-        path = Path(self.spec) / "log.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def entry(name: str, spec: str) -> Entry:
+    """With the recipe and the log of a run folder. Raises BadInput where they are damaged, and for models without trained weights."""
+    models.check_trained(spec)
+    recipe, log = Path(spec) / "recipe.toml", Path(spec) / "log.jsonl"
+    try:
+        said = tomllib.loads(recipe.read_text()) if recipe.is_file() else {}
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    except ValueError as error:
+        raise BadInput(f"{spec} is not a whole run folder, its recipe or log is damaged: {error}") from None
+    return Entry(name, spec, said, lines)
 
 
 def entries(specs: Sequence[str]) -> list[Entry]:
     """A short, distinct name for each spec: the last part of its path, more of it where two would be the same."""
-    paths = [Path(s.partition("?")[0]) for s in specs]
-    for depth in range(1, 8):
-        names = ["-".join(p.parts[-depth:]).replace(":", "-").strip("/") or s for p, s in zip(paths, specs, strict=True)]
+    if len(set(specs)) < len(specs):
+        raise BadInput("a model is named twice: name each of the models to compare once")
+    parts = [Path(s.partition("?")[0]).resolve().parts[1:] for s in specs]
+    names: list[str] = []
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(p[-depth:]).replace(":", "-") for p in parts]
         if len(set(names)) == len(names):
-            return [Entry(n, s) for n, s in zip(names, specs, strict=True)]
-    raise BadInput("a model is named twice: name each of the models to compare once")
+            break
+    else:  # one file with several sets of weights
+        names = [f"{name}-{i}" for i, name in enumerate(names, 1)]
+    return [entry(name, spec) for name, spec in zip(names, specs, strict=True)]
 
 
 def load(chosen: Sequence[Entry], dataset: data.Dataset) -> dict[str, models.Classifier]:
@@ -76,11 +86,11 @@ def compare(
     measured with the same settings is not measured again.
     """
     where = pick_device(device)
-    test = dataset.test
-    if testing.n < len(test):
-        test = data.carve(test, testing.n, seed=0)[1]
+    test = data.sample(dataset.test, testing.n)
     loaded = {name: model.to(where) for name, model in loaded.items()}
-    x, y, few = test.images().to(where), test.y.to(where), min(len(test), 256)
+    x, y, few = test.images().to(where), test.y.to(where), data.sample(test, SWEPT).to(where)
+    chosen_specs = {str(Path(e.spec).resolve()) for e in chosen}
+    teachers = chosen_specs & {str(Path(str(e.recipe["teacher"])).resolve()) for e in chosen if e.recipe.get("teacher")}
     places = {e.name: out if len(chosen) == 1 else out / e.name for e in chosen}
     for entry in chosen:
         _bring_records(Path(entry.spec), places[entry.name])
@@ -95,7 +105,7 @@ def compare(
                 progress(f"{prefix}: {what}", done, of)
 
         found = evaluate(model, x, y, threat, attacks=testing.attacks, batch_size=testing.attack_batch, out=own, progress=said)
-        sweeps[entry.name] = gather.sweep(model, x[:few], y[:few], threat)
+        sweeps[entry.name] = gather.sweep(model, few.images(), few.y, threat)
         names = ("fgsm", "pgd20", "autoattack")
         fgsm, pgd20, strongest = (found.accuracy(a) if a in found.robust else None for a in names)
         low, high = found.interval("autoattack") if "autoattack" in found.robust else (None, None)
@@ -109,9 +119,9 @@ def compare(
             low=low,
             high=high,
             n=found.n,
-            seconds=max((float(str(line["seconds"])) for line in entry.log if "seconds" in line), default=None),
-            role=_role(entry, chosen),
-            objective=_objective(entry),
+            seconds=max((float(line["seconds"]) for line in entry.log if "seconds" in line), default=None),
+            role="model" if not teachers else "teacher" if str(Path(entry.spec).resolve()) in teachers else "student",
+            objective=entry.recipe.get("objective", {}).get("name"),
             spec=model.info.spec,
             threat=str(threat),
         )
@@ -125,7 +135,7 @@ def compare(
         "classes": list(dataset.classes),
         "sweeps": sweeps,
         "logs": {e.name: e.log for e in chosen},
-        "provenance": _provenance(dataset, testing, few),
+        "provenance": _provenance(dataset, len(test), len(few)),
     }
     folder.atomic_write(out / "report.json", json.dumps(facts).encode())
     folder.atomic_write(out / "results.md", markdown(rows).encode())
@@ -162,36 +172,14 @@ def write_report(out: Path) -> Path:
 def _bring_records(run: Path, own: Path) -> None:
     """Start from what was measured in the run folder; `evaluate` uses a record only if its fingerprint fits."""
     own.mkdir(parents=True, exist_ok=True)
-    for name in RECORDS:
-        if run.is_dir() and (run / name).exists() and not (own / name).exists() and run.resolve() != own.resolve():
-            shutil.copyfile(run / name, own / name)
+    if (run / NAME).is_file() and not (own / NAME).exists():
+        shutil.copyfile(run / NAME, own / NAME)
 
 
-def _role(entry: Entry, chosen: Sequence[Entry]) -> str:
-    """A model is the teacher if another one's recipe names its folder as such."""
-    taught = {str(Path(str(e.recipe["teacher"])).resolve()) for e in chosen if e.recipe.get("teacher")}
-    if str(Path(entry.spec).resolve()) in taught:
-        return "teacher"
-    return "student" if any(_role_is_teacher(e, taught) for e in chosen) else "model"
-
-
-def _role_is_teacher(entry: Entry, taught: set[str]) -> bool:
-    return str(Path(entry.spec).resolve()) in taught
-
-
-def _objective(entry: Entry) -> str | None:
-    section = entry.recipe.get("objective")
-    return str(section["name"]) if isinstance(section, dict) else None
-
-
-def _provenance(dataset: data.Dataset, testing: Testing, few: int) -> dict[str, str]:
+def _provenance(dataset: data.Dataset, n: int, few: int) -> dict[str, str]:
     """What a reader needs to repeat the numbers."""
-    found = folder.environment()
-    versions = found.pop("versions")
-    assert isinstance(versions, dict)  # noqa: S101 - for the type checker
-    said = {k: str(v) for k, v in found.items() if v is not None}
-    said["versions"] = ", ".join(f"{k} {v}" for k, v in versions.items())
-    said["data"] = (
-        f"{dataset.name}: {testing.n} of {len(dataset.test)} test images, a fixed stratified choice; eps sweep on {few} of them"
-    )
-    return said
+    said = {k: v for k, v in folder.environment().items() if v is not None}
+    if isinstance(said["versions"], dict):
+        said["versions"] = ", ".join(f"{k} {v}" for k, v in said["versions"].items())
+    said["data"] = f"{dataset.name}: {n} of {len(dataset.test)} test images, a fixed stratified choice; eps sweep on {few} of them"
+    return {k: str(v) for k, v in said.items()}

@@ -7,13 +7,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from kdiga.errors import BadInput
-
-MARKS = ("recipe.toml", "results.json", "evaluation.json", "environment.json")  # a folder with one of these is ours to overwrite
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -31,19 +31,38 @@ def atomic_write(path: Path, data: bytes) -> None:
         raise
 
 
-def check_free(out: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Refuse, before any work is done, an output folder that a run would destroy or cannot go on in."""
+def check_free(
+    out: Path, *, resume: bool = False, overwrite: bool = False, mark: str = "recipe.toml", needed: Sequence[str] = ()
+) -> None:
+    """Refuse, before any work is done, an output folder that a run would destroy or cannot go on in.
+
+    A run that can be resumed has left the file `mark`. `needed` are the models and data that the run reads: `--overwrite` may not empty a
+    folder that holds one of them.
+    """
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file: --out names a folder")
-    filled = out.is_dir() and any(out.iterdir())
     if resume and overwrite:
         raise BadInput("--resume goes on and --overwrite starts again: give one of them")
-    if resume and not (out / "recipe.toml").exists():
-        raise BadInput(f"{out} holds no run to resume: start it without --resume")
-    if filled and not resume and not overwrite:
+    if resume and not (out / mark).exists():
+        raise BadInput(f"{out} holds nothing to resume: start it without --resume")
+    if resume or not (out.is_dir() and any(out.iterdir())):
+        return
+    if not overwrite:
         raise BadInput(f"{out} exists: give --resume to go on there, --overwrite to start again, or another --out")
-    if filled and overwrite and not any((out / mark).exists() for mark in MARKS):
-        raise BadInput(f"{out} was not written by kdiga and is not overwritten: give another --out")
+    here = out.resolve()
+    if not _ours(out) or Path.cwd().resolve().is_relative_to(here):
+        raise BadInput(f"{out} was not written by kdiga, or is where you are, and is not overwritten: give another --out")
+    for name in needed:
+        path = Path(name.removeprefix("npz:").removeprefix("folder:").partition("?")[0])
+        if path.exists() and path.resolve().is_relative_to(here):
+            raise BadInput(f"{name} lies in {out}, which --overwrite would empty: give another --out")
+
+
+def _ours(out: Path) -> bool:
+    try:
+        return str(json.loads((out / "environment.json").read_text())["command"]).startswith("kdiga")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def start(out: Path, *, overwrite: bool = False) -> None:
@@ -52,6 +71,22 @@ def start(out: Path, *, overwrite: bool = False) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "environment.json", json.dumps(environment(), indent=1).encode())
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep a second process out of the folder. Raises BadInput if one is in it. (Not where the system has no `flock`.)"""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (out / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another run is writing to {out}: wait for it, or give another --out") from None
+        yield
 
 
 def environment() -> dict[str, object]:

@@ -18,18 +18,6 @@ def kl(z: Logits, target: Logits, temperature: float = 1.0) -> PerSample:
     return temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
-def margin(z: Logits, y: Labels) -> PerSample:
-    """max_{j != y} z_j - z_y: positive where the sample is misclassified (Carlini and Wagner 2017)."""
-    own = z.gather(1, y[:, None])
-    return (z.scatter(1, y[:, None], -torch.inf).amax(1, keepdim=True) - own)[:, 0]
-
-
-def dlr(z: Logits, y: Labels) -> PerSample:
-    """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690, eq. 6): the margin over z_(1) - z_(3); needs three classes."""
-    top = z.topk(3, dim=1).values
-    return margin(z, y) / (top[:, 0] - top[:, 2] + 1e-12)
-
-
 def norm(v: Images, p: float) -> PerSample:
     """Each sample's l_p norm. Its gradient at v = 0 is 0, not NaN."""
     length: PerSample = torch.linalg.vector_norm(v.flatten(1), ord=p, dim=1)

@@ -1,12 +1,11 @@
 """Optimiser, learning-rate schedules and weight averaging: functions of the share of training done, so that nothing needs resuming."""
 
+from collections.abc import Sequence
 from math import cos, pi
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-
-SCHEDULES = ("onecycle", "multistep", "constant")
 
 
 def learning_rate(schedule: str, peak: float, progress: float, milestones: tuple[float, ...], warmup: float) -> float:
@@ -36,10 +35,12 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of weights and buffers. Early on it is the plain mean of what it has seen: the decay
     after t updates is min(decay, t / (t + 10)), so that a short run is not an average of its first steps."""
 
-    def mean(old: torch.Tensor, new: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
-        if not old.is_floating_point():
-            return new
+    def mean(old: Sequence[Tensor], new: Sequence[Tensor], updates: Tensor | int) -> None:
         t = int(updates)
-        return old.lerp(new, 1 - min(decay, t / (t + 10)))
+        for a, b in zip(old, new, strict=True):
+            if a.is_floating_point():
+                a.lerp_(b, 1 - min(decay, t / (t + 10)))
+            else:
+                a.copy_(b)
 
-    return AveragedModel(model, avg_fn=mean, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=mean, use_buffers=True)

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -51,11 +52,12 @@ def _value(value: object, kind: Any, where: str) -> Any:
             return tuple(_value(item, get_args(kind)[0], where) for item in items)
     elif kind is bool and str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"
-    elif (kind is str and isinstance(value, str)) or (kind is float and isinstance(value, float)):
+    elif kind is str and isinstance(value, str):
         return value
-    elif kind in (int, float) and isinstance(value, int | str) and not isinstance(value, bool):
+    elif (kind is float and isinstance(value, float | int | str)) or (kind is int and isinstance(value, int | str)):
         try:
-            return kind(value)
-        except ValueError:
+            if not isinstance(value, bool) and isfinite(kind(value)):
+                return kind(value)
+        except (ValueError, OverflowError):
             pass
     raise BadInput(f"{where} is {value!r}: {getattr(kind, '__name__', kind)} expected")

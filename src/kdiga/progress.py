@@ -19,7 +19,7 @@ def live(interval: float = 10.0) -> Iterator[Progress]:
 
 def _bar() -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
     from rich.text import Text
 
@@ -29,30 +29,33 @@ def _bar() -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        stage, task = "", bar.add_task("", total=None)
+        tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
-            nonlocal stage
-            if what.partition(",")[0] != stage:
-                stage = what.partition(",")[0]
-                bar.reset(task)
-            bar.update(task, description=what, completed=done, total=total)
+            stage = what.partition(",")[0]
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(what, total=total, completed=done)
+            bar.update(tasks[stage], description=what, completed=done, total=total)
+            if done >= total:
+                bar.remove_task(tasks.pop(stage))
 
         yield show
 
 
 def _lines(interval: float) -> Progress:
-    stage, began, last = "", time.monotonic(), 0.0
+    began: dict[
+        str, tuple[float, int]
+    ] = {}  # each stage's first sight: when, and how much had been done (more than 0 after a resume)
+    last = time.monotonic()
 
     def show(what: str, done: int, total: int) -> None:
-        nonlocal stage, began, last
+        nonlocal last
         now = time.monotonic()
-        if what.partition(",")[0] != stage:
-            stage, began, last = what.partition(",")[0], now, now
-            return
+        start, before = began.setdefault(what.partition(",")[0], (now, done))
         if now - last >= interval:
-            last, spent = now, now - began
-            rest = f", {done / spent:.1f}/s, {spent * (total - done) / done:.0f} s left" if done else ""
+            last = now
+            rate = (done - before) / (now - start) if now > start else 0.0
+            rest = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate else ""
             print(f"{what}: {done} of {total}{rest}", file=sys.stderr, flush=True)
 
     return show

@@ -29,6 +29,13 @@ class Testing:
     n: int = 1000  # test images, a fixed stratified choice
     attack_batch: int = 256
 
+    def __post_init__(self) -> None:
+        expand(self.attacks)
+        if self.n < 1 or self.attack_batch < 1:
+            raise BadInput(
+                f"the number of test images and the attack's batch size must be at least 1, got {self.n} and {self.attack_batch}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -95,7 +102,8 @@ def resolve(table: Mapping[str, Any], *, flags: Mapping[str, object] | None = No
     flat = _flatten(table)
     changes = {k: v for k, v in (flags or {}).items() if v is not None}
     changes |= dict(_assignment(text) for text in sets)
-    objective = str(changes.get("objective", changes.get("objective.name", flat.get("objective.name", "pgd_at"))))
+    changes = {"objective" if k in ("objective.name", "name") else k: v for k, v in changes.items()}
+    objective = str(changes.get("objective", flat.get("objective.name", "pgd_at")))
     if objective not in OBJECTIVES:
         raise BadInput(f"unknown objective '{objective}': {choices(objective, OBJECTIVES)}")
     options = accepted(OBJECTIVES[objective], hidden={"threat"})
@@ -119,22 +127,34 @@ def resolve(table: Mapping[str, Any], *, flags: Mapping[str, object] | None = No
         return {k.removeprefix(f"{section}."): v for k, v in flat.items() if k.startswith(f"{section}.") and k != "objective.name"}
 
     top = convert(_top, {k: flat[k] for k in TOP if k in flat})
-    data, threat = top.get("data", "digits"), {"norm": "linf"} | part("threat")
-    testing = Testing(**convert(Testing, part("evaluate")))
-    expand(testing.attacks)
-    if testing.n < 1 or testing.attack_batch < 1:
-        raise BadInput(f"n and attack_batch must be at least 1, got {testing.n} and {testing.attack_batch}")
+    seed = top.get("seed", 0)
+    if not 0 <= seed < 2**32:
+        raise BadInput(f"seed is {seed}: it must be at least 0 and below 2**32")
     return Recipe(
-        data=data,
-        model=top.get("model", "cnn"),
-        teacher=top.get("teacher"),
-        seed=top.get("seed", 0),
-        threat=Threat.parse(str(threat["norm"]), str(threat.get("eps", EPS.get(data, "8/255")))),
+        data=top.get("data", "digits"),
+        model=_anchored(top.get("model", "cnn")),
+        teacher=_anchored(top["teacher"]) if top.get("teacher") is not None else None,
+        seed=seed,
+        threat=threat_for(top.get("data", "digits"), **part("threat")),
         objective=objective,
         options=convert(OBJECTIVES[objective], part("objective"), hidden={"threat"}),
         train=Settings(**convert(Settings, part("train"))),
-        evaluate=testing,
+        evaluate=Testing(**convert(Testing, part("evaluate"))),
     )
+
+
+def threat_for(data: str, norm: object = None, eps: object = None) -> Threat:
+    """The threat that `norm` (l-inf if not said) and `eps` describe; for l-inf eps has a default for each data set."""
+    norm = "linf" if norm is None else str(norm)
+    if eps is None and norm.lower() == "l2":
+        raise BadInput("l2 has no default eps: give one, in image units (0.5 is usual on CIFAR-10)")
+    return Threat.parse(norm, EPS.get(data, "8/255") if eps is None else str(eps))
+
+
+def _anchored(spec: str) -> str:
+    """A spec that names an existing file or folder, with its whole path: a run can then be resumed and compared from anywhere."""
+    path, mark, options = spec.partition("?")
+    return f"{Path(path).resolve()}{mark}{options}" if "/" in path and Path(path).exists() else spec
 
 
 def _top(*, data: str, model: str, teacher: str | None, seed: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdiga import checkpoint, optim
-from kdiga.data import Split, augment
+from kdiga.data import Split, augment, sample
 from kdiga.errors import BadInput, Stopped
 from kdiga.evaluate import evaluate
 from kdiga.types import Batch, Objective, Progress, Threat
@@ -54,6 +54,9 @@ class Settings:
             ("ema", 0 <= self.ema < 1, "in [0, 1)"),
             ("log_every", self.log_every >= 1, "at least 1"),
             ("validation", self.validation >= 1, "at least 1"),
+            ("validation_attacked", self.validation_attacked >= 0, "at least 0"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("clip", self.clip >= 0, "at least 0"),
         ):
             if not ok:
@@ -96,6 +99,8 @@ def fit(
     Raises Stopped for a loss that is not finite and for a student that has collapsed to a constant.
     """
     device = pick_device(settings.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # the random state that is saved is this one's
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     student.to(device=device, memory_format=layout).train()  # type: ignore[call-overload]
     if teacher is not None:
@@ -131,17 +136,21 @@ def fit(
             if average is not None:
                 average.update_parameters(student)
             state.step += 1
+            logs = state.step % settings.log_every == 0 or place + 1 == per_epoch
+            if logs and device.type == "cuda":
+                torch.cuda.synchronize(device)  # steps are only queued until then: without it their time would not be counted
             state.seconds += time.perf_counter() - began
             if progress is not None:
                 progress(f"training, epoch {epoch + 1} of {settings.epochs}", state.step, total)
-            if state.step % settings.log_every == 0 or place + 1 == per_epoch:
+            if logs:
                 _log_terms(state, out / "log.jsonl", epoch, share, rate)
             if place + 1 == per_epoch:
                 _validate(kept, validation, threat, settings, state, out / "log.jsonl", epoch, last=state.step == total)
                 if state.at_chance == 0 or not saved.exists():
                     _save(saved, modules, optimizer, state)
             if interrupted():
-                _save(saved, modules, optimizer, state)
+                if all(value.isfinite() for value in state.sums.values()):
+                    _save(saved, modules, optimizer, state)
                 raise KeyboardInterrupt
     return kept.eval(), state.seconds
 
@@ -181,7 +190,7 @@ def _log_terms(state: State, log: Path, epoch: int, share: float, rate: float) -
         culprits = ", ".join(name for name, v in means.items() if not abs(v) < float("inf"))
         raise Stopped(
             f"the loss is not finite at step {state.step} (term {culprits}): try a smaller lr, a smaller clip or a smaller weight of that "
-            f"term; the checkpoint of the last good epoch is kept in {log.parent / 'checkpoint'}"
+            f"term; the weights of the last good epoch are kept in {log.parent}"
         )
     state.first = state.first or means
     state.sums, state.count = {}, 0
@@ -197,8 +206,8 @@ def _validate(
     n = settings.validation_attacked
     found = {"clean": clean}
     if n:
-        attacked = evaluate(model, validation.images(slice(0, n)), validation.y[:n], threat, attacks=("pgd20",))
-        found["pgd20"] = attacked.accuracy("pgd20")
+        few = sample(validation, n)
+        found["pgd20"] = evaluate(model, few.images(), few.y, threat, attacks=("pgd20",)).accuracy("pgd20")
     _append(log, state, {"epoch": epoch, "step": state.step, "validation": found})
     size, chance = len(validation), validation.y.bincount().max().item() / len(validation)
     at_chance = clean <= chance + 2 * (chance * (1 - chance) / size) ** 0.5
@@ -211,7 +220,7 @@ def _validate(
             raise Stopped(
                 f"the student has collapsed to a constant: {clean:.0%} of the validation images right, no better than chance, while the "
                 f"alignment term fell from {state.first['iga']:.3g} to {now['iga']:.3g} (a zero gradient everywhere aligns with a small one). "
-                f"Try a smaller iga_weight, point=random, or a smooth activation (?act=silu); checkpoint kept in {log.parent / 'checkpoint'}"
+                f"Try a smaller iga_weight, point=random, or a smooth activation (?act=silu); the weights of the last good epoch are kept in {log.parent}"
             )
 
 

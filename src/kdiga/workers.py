@@ -4,7 +4,6 @@ Small networks do not fill two cores with one batch. The processes leave nothing
 what an interrupted run has measured; `compare` then goes over all models as if it had been interrupted, and finds the work done.
 """
 
-import queue
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -32,29 +31,31 @@ def record(
     testing: Testing,
     progress: Progress | None,
 ) -> None:
-    """Evaluate each (name, spec, folder) of `jobs` on `test`. Raises what a process raised, when the others have finished their model."""
+    """Evaluate each (name, spec, folder) of `jobs` on `test`. Raises what a process raised, and ends the others."""
     context = get_context("spawn")
     said: Queue[Said] = context.Queue()
     fits = {"shape": dataset.shape, "classes": len(dataset.classes), "mean": dataset.mean, "std": dataset.std}
     x, y = test.x.numpy(), test.y.numpy()
-    with ProcessPoolExecutor(min(torch.get_num_threads(), len(jobs)), context, _start, (said,)) as pool:
+    with ProcessPoolExecutor(min(torch.get_num_threads(), len(jobs)), context, _start, (said if progress else None,)) as pool:
         left = {pool.submit(_evaluate, *job, fits, x, y, threat, testing) for job in jobs}
-        while left:
-            done, left = wait(left, timeout=0.2)
-            for future in done:
-                future.result()
-            while progress is not None:
-                try:
-                    name, what, at, of = said.get_nowait()
-                except queue.Empty:
-                    break
-                progress(f"{name}: {what}", at, of)
+        try:
+            while left:
+                done, left = wait(left, timeout=0.2)
+                for future in done:
+                    future.result()
+                while progress is not None and not said.empty():
+                    name, what, at, of = said.get()
+                    progress(f"{name}: {what}", at, of)
+        except BaseException:
+            for process in list(pool._processes.values()):  # they would go on with the next model; what they have found is on disk
+                process.terminate()
+            raise
 
 
 _said: "Queue[Said] | None" = None  # in a worker process, where its progress goes
 
 
-def _start(said: "Queue[Said]") -> None:
+def _start(said: "Queue[Said] | None") -> None:
     global _said
     _said = said
     torch.set_num_threads(1)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from kdiga.data import cifar, digits, folder, mnist, npz
 from kdiga.data.augmentation import augment
-from kdiga.data.splits import Dataset, Split, carve
+from kdiga.data.splits import Dataset, Split, carve, sample
 from kdiga.errors import BadInput
 from kdiga.options import choices
 
-__all__ = ["DATASETS", "Dataset", "Split", "augment", "carve", "load"]
+__all__ = ["DATASETS", "Dataset", "Split", "augment", "carve", "load", "sample"]
 
 # For the last two, the argument is the file or folder itself.
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {

@@ -92,6 +92,11 @@ def checked(x: UInt8[Tensor, "n c h w"], y: Int64[Tensor, "m"], classes: int, wh
     return Split(x, y)
 
 
+def sample(split: Split, n: int) -> Split:
+    """n of the images, a fixed choice in which each class has its share; all of them if there are no more."""
+    return carve(split, n, seed=0)[1] if n < len(split) else split
+
+
 def carve(split: Split, n: int, seed: int) -> tuple[Split, Split]:
     """(the rest, n images to validate on): each class gives its share of n, rounded by largest remainder; both keep the old order.
 

@@ -6,6 +6,6 @@ MODELS is the contents page: every architecture by the form of its name. A build
 from kdiga.models.build import MODELS, Builder, build
 from kdiga.models.classifier import Classifier, parameter_count
 from kdiga.models.info import ModelInfo
-from kdiga.models.weights import load, save
+from kdiga.models.weights import check_trained, load, save
 
-__all__ = ["MODELS", "Builder", "Classifier", "ModelInfo", "build", "load", "parameter_count", "save"]
+__all__ = ["MODELS", "Builder", "Classifier", "ModelInfo", "build", "check_trained", "load", "parameter_count", "save"]

@@ -66,6 +66,15 @@ def load(
     raise unknown(name)
 
 
+def check_trained(spec: str) -> None:
+    """Raises BadInput for the name of an architecture, which says nothing of weights: as a teacher, or measured, it would be noise."""
+    name, options = split(spec)
+    if is_name(name) and options.get("pretrained", "").lower() != "true":
+        raise BadInput(
+            f"'{spec}' names a network without trained weights: give a run folder, or a weight file as PATH.pt?arch={name}"
+        )
+
+
 def _folder(path: Path, shape: Shape | None, classes: int | None) -> Classifier:
     info = read_info(path / "model.json")
     _agree(str(path), info, shape, classes)
