@@ -94,7 +94,7 @@ def environment() -> dict[str, object]:
     import torch
 
     packages = ("kdiga", "torch", "torchvision", "timm", "numpy", "pyautoattack")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {
         "command": " ".join(["kdiga", *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -105,6 +105,16 @@ def environment() -> dict[str, object]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor() -> str:
+    try:  # Linux says it nowhere else
+        return (
+            Path("/proc/cpuinfo").read_text().partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
+            or platform.machine()
+        )
+    except OSError:
+        return platform.processor() or platform.machine()
 
 
 def revision() -> str | None:
