@@ -8,6 +8,8 @@ import pytest
 
 from kdiga.cli import parser
 from kdiga.recipe import shipped
+from kdiga.report.rows import read_results
+from kdiga.report.table import markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,3 +40,10 @@ def test_make_targets_exist() -> None:
 
 def test_there_are_commands() -> None:
     assert len([c for c in COMMANDS if c.startswith("kdiga")]) >= 5
+
+
+@pytest.mark.parametrize("name", ["demo", "fashion-mnist"])
+def test_tables_are_what_was_measured(name: str) -> None:
+    """The README's tables are the Markdown of the committed results, figure by figure."""
+    rows = read_results(ROOT / "docs" / "results" / f"{name}.json")
+    assert markdown(rows).partition("\n\n")[0] in README

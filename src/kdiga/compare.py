@@ -12,7 +12,7 @@ import torch
 
 from kdiga import data, folder, models, workers
 from kdiga.errors import BadInput
-from kdiga.evaluate import evaluate
+from kdiga.evaluate import Evaluation, evaluate
 from kdiga.evaluate.records import NAME
 from kdiga.recipe import Testing
 from kdiga.report import gather, pictures
@@ -89,8 +89,6 @@ def compare(
     test = data.sample(dataset.test, testing.n)
     loaded = {name: model.to(where) for name, model in loaded.items()}
     x, y, few = test.images().to(where), test.y.to(where), data.sample(test, SWEPT).to(where)
-    chosen_specs = {str(Path(e.spec).resolve()) for e in chosen}
-    teachers = chosen_specs & {str(Path(str(e.recipe["teacher"])).resolve()) for e in chosen if e.recipe.get("teacher")}
     places = {e.name: out if len(chosen) == 1 else out / e.name for e in chosen}
     for entry in chosen:
         _bring_records(Path(entry.spec), places[entry.name])
@@ -106,26 +104,7 @@ def compare(
 
         found = evaluate(model, x, y, threat, attacks=testing.attacks, batch_size=testing.attack_batch, out=own, progress=said)
         sweeps[entry.name] = gather.sweep(model, few.images(), few.y, threat)
-        names = ("fgsm", "pgd20", "autoattack")
-        fgsm, pgd20, strongest = (found.accuracy(a) if a in found.robust else None for a in names)
-        low, high = found.interval("autoattack") if "autoattack" in found.robust else (None, None)
-        row = Row(
-            name=entry.name,
-            parameters=models.parameter_count(model),
-            clean=found.accuracy("clean"),
-            fgsm=fgsm,
-            pgd20=pgd20,
-            autoattack=strongest,
-            low=low,
-            high=high,
-            n=found.n,
-            seconds=max((float(line["seconds"]) for line in entry.log if "seconds" in line), default=None),
-            role="model" if not teachers else "teacher" if str(Path(entry.spec).resolve()) in teachers else "student",
-            objective=entry.recipe.get("objective", {}).get("name"),
-            spec=model.info.spec,
-            threat=str(threat),
-        )
-        rows.append(row)
+        rows.append(_row(entry, chosen, model, found))
         write_results(rows, out / "results.json")
     drawn = gather.pictures(loaded, x, y, threat)
     pictures.save(drawn, out / "pictures.safetensors")
@@ -141,6 +120,30 @@ def compare(
     folder.atomic_write(out / "results.md", markdown(rows).encode())
     write_report(out)
     return rows
+
+
+def _row(entry: Entry, chosen: Sequence[Entry], model: models.Classifier, found: Evaluation) -> Row:
+    """What was found about one of the models. It is the teacher if another one's recipe names its folder as such."""
+    taught = {str(Path(str(e.recipe["teacher"])).resolve()) for e in chosen if e.recipe.get("teacher")}
+    teachers = taught & {str(Path(e.spec).resolve()) for e in chosen}
+    fgsm, pgd20, strongest = (found.accuracy(a) if a in found.robust else None for a in ("fgsm", "pgd20", "autoattack"))
+    low, high = found.interval("autoattack") if "autoattack" in found.robust else (None, None)
+    return Row(
+        name=entry.name,
+        parameters=models.parameter_count(model),
+        clean=found.accuracy("clean"),
+        fgsm=fgsm,
+        pgd20=pgd20,
+        autoattack=strongest,
+        low=low,
+        high=high,
+        n=found.n,
+        seconds=max((float(line["seconds"]) for line in entry.log if "seconds" in line), default=None),
+        role="model" if not teachers else "teacher" if str(Path(entry.spec).resolve()) in teachers else "student",
+        objective=entry.recipe.get("objective", {}).get("name"),
+        spec=model.info.spec,
+        threat=str(found.threat),
+    )
 
 
 def write_report(out: Path) -> Path:
