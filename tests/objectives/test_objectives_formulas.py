@@ -154,9 +154,16 @@ def test_trades_adds_beta_times_the_worst_divergence() -> None:
     # from a small start the ascent climbs the nearer hill: at one of the two corners, and at the higher one on most samples
     at_corner = (terms["kl"] / 3 - worst).abs().amin(0) < 1e-6
     assert at_corner.all()
-    # both branches teach: p(x) is not detached in the outer loss
+    # both branches teach: p(x) is not detached in the outer loss, so the gradient is the finite difference's (x' stays at its corner)
     (g,) = torch.autograd.grad(terms["kl"].sum(), model.w)
-    assert g.abs().max() > 0
+    step, ends = torch.randn(model.w.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64), []
+    for sign in (1, -1):
+        moved = Linear(1, classes=2)
+        with torch.no_grad():
+            moved.w.add_(step, alpha=sign * 1e-6)
+        torch.manual_seed(0)
+        ends.append(trades(moved, None, b, 0.0, threat=THREAT, beta=3.0, steps=20)["kl"].sum().item())
+    assert (ends[0] - ends[1]) / 2e-6 == pytest.approx((g * step).sum().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("act", [nn.SiLU, nn.GELU, nn.Tanh])
