@@ -90,6 +90,7 @@ def test_same_seed_same_weights_other_seed_other_weights(tmp_path: Path) -> None
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_an_interrupted_run_ends_bit_equal(tmp_path: Path, signal_number: int, ema: float) -> None:
     """With a random objective, momentum, averaging and augmentation: whatever the state is, the checkpoint holds it."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     teacher = network(9).eval()
     objective, settings = partial(kdiga, threat=THREAT, point="random", iga_weight=0.05), replace(QUICK, ema=ema)
     whole = train(tmp_path / "whole", objective, settings, teacher=teacher)
@@ -107,7 +108,7 @@ def test_an_interrupted_run_ends_bit_equal(tmp_path: Path, signal_number: int, e
                 train(out, objective, settings, teacher=teacher, resume=attempt > 0, progress=interrupt)
     assert same(whole, kept)
     assert timeless(log(tmp_path / "whole")) == timeless(log(out))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
