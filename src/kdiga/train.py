@@ -201,7 +201,7 @@ def _log_terms(state: State, log: Path, epoch: int, share: float, rate: float) -
 def _validate(
     model: nn.Module, validation: Split, threat: Threat, settings: Settings, state: State, log: Path, epoch: int, *, last: bool
 ) -> None:
-    """Clean accuracy of the validation images and PGD-20 accuracy of the first of them; stops a run whose student is a constant."""
+    """Clean accuracy of the validation images, PGD-20 accuracy of a sample of them; stops a run whose student is a constant."""
     clean = evaluate(model, validation.images(), validation.y, threat, attacks=()).accuracy("clean")
     n = settings.validation_attacked
     found = {"clean": clean}
