@@ -12,12 +12,12 @@ LAYERS = [
     {"losses"},
     {"inner"},
     {"objectives", "attacks", "data", "models", "optim", "stats"},
-    {"checkpoint", "evaluate"},
+    {"checkpoint", "evaluate", "feed"},
     {"train"},
     {"recipe", "report"},
     {"workers"},
     {"distill", "compare"},
-    {"demo", "contents", "progress"},
+    {"demo", "contents", "cite", "progress"},
     {"cli"},
 ]
 LEVEL = {name: i for i, layer in enumerate(LAYERS) for name in layer}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from kdiga.errors import BadInput
-from kdiga.inner import direction, eval_mode, maximise, project, random_point
+from kdiga.inner import direction, eval_mode, maximise, project, random_point, remembering, repeating
 from kdiga.types import Threat
 
 LINF, L2 = Threat(norm=math.inf, eps=0.1), Threat(norm=2.0, eps=0.5)
@@ -120,3 +120,28 @@ def test_threat_refuses_what_it_cannot_mean() -> None:
                             ("l2", "nan", "at least 0"), ("linf", "1/0", "not a number")]:  # fmt: skip
         with pytest.raises(BadInput, match=said):
             Threat.parse(norm, eps)
+
+
+def test_points_are_remembered_and_repeated() -> None:
+    """What a first call found is given to a second one without a search, in order; outside, nothing is remembered."""
+    x = torch.rand(2, 1, 3, 3)
+    calls = []
+
+    def f(u: Tensor) -> Tensor:
+        calls.append(1)
+        return u.flatten(1).sum(1)
+
+    threat = Threat(norm=math.inf, eps=0.1)
+    with remembering() as found:
+        first = maximise(f, x, threat, steps=2, start=x)
+        second = maximise(lambda u: -f(u), x, threat, steps=2, start=x)
+    assert torch.equal(torch.stack(found), torch.stack([first, second]))
+    maximise(f, x, threat, steps=1, start=x)
+    assert len(found) == 2
+    before = len(calls)
+    with repeating(found):
+        again = [maximise(f, x, threat, steps=2, start=x) for _ in range(2)]
+    assert torch.equal(torch.stack(again), torch.stack(found))
+    assert len(calls) == before
+    assert torch.equal(maximise(f, x, threat, steps=2, start=x), first)
+    assert len(calls) == before + 2

@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kdiga import data
+from kdiga import data, optim
 from kdiga.errors import BadInput, Stopped
+from kdiga.evaluate import Evaluation, evaluate
+from kdiga.feed import Feed
 from kdiga.models import Classifier, load
 from kdiga.objectives import ce, kdiga, pgd_at
-from kdiga.train import Settings, fit, pick_device
+from kdiga.train import Settings, State, _step, fit, pick_device
 from kdiga.types import Batch, Objective, Terms, Threat
 
 THREAT = Threat(norm=math.inf, eps=0.1)
@@ -35,24 +37,17 @@ def network(seed: int, spec: str = "cnn?width=4&act=silu") -> Classifier:
     return load(spec, shape=(1, 8, 8), classes=10).train()
 
 
+def feed(training: data.Split, seed: int = 0, settings: Settings = QUICK) -> Feed:
+    return Feed(training, batch_size=settings.batch_size, seed=seed, crop=1)
+
+
 def train(out: Path, objective: Objective, settings: Settings = QUICK, *, resume: bool = False, teacher: nn.Module | None = None,
-          progress: Callable[[str, int, int], None] | None = None, seed: int = 0) -> nn.Module:  # fmt: skip
+          progress: Callable[[str, int, int], None] | None = None, seed: int = 0, memory: dict[str, Tensor] | None = None,
+          watched: data.Split | None = None) -> nn.Module:  # fmt: skip
     out.mkdir(exist_ok=True)
     training, validation = small()
-    kept, seconds = fit(
-        network(seed),
-        teacher,
-        objective,
-        training,
-        validation,
-        THREAT,
-        settings,
-        seed=seed,
-        out=out,
-        crop=1,
-        resume=resume,
-        progress=progress,
-    )
+    kept, seconds = fit(network(seed), teacher, objective, feed(training, seed, settings), validation, THREAT, settings, seed=seed, out=out,
+                        memory=memory, watched=watched, resume=resume, progress=progress)  # fmt: skip
     assert seconds > 0
     return kept
 
@@ -174,7 +169,18 @@ def test_resuming_without_or_with_a_broken_checkpoint_says_so(tmp_path: Path) ->
     path.write_bytes(whole)
     training, validation = small()
     with pytest.raises(BadInput, match="another model"):
-        fit(network(0, "cnn?width=6"), None, ce, training, validation, THREAT, QUICK, seed=0, out=tmp_path / "run", resume=True)
+        fit(
+            network(0, "cnn?width=6"),
+            None,
+            ce,
+            feed(training),
+            validation,
+            THREAT,
+            QUICK,
+            seed=0,
+            out=tmp_path / "run",
+            resume=True,
+        )
 
 
 def test_the_average_is_what_is_kept(tmp_path: Path) -> None:
@@ -219,6 +225,10 @@ def test_weights_never_see_validation_images(tmp_path: Path) -> None:
         ("momentum", 1.0),
         ("weight_decay", -0.1),
         ("validation_attacked", -1),
+        ("awp", 1.5),
+        ("awp_warmup", -0.1),
+        ("extra_fraction", 1.0),
+        ("early_stopping", -1),
     ],
 )
 def test_settings_out_of_range(name: str, value: float) -> None:
@@ -229,3 +239,139 @@ def test_settings_out_of_range(name: str, value: float) -> None:
 def test_unknown_device() -> None:
     with pytest.raises(BadInput, match="use auto or cpu"):
         pick_device("gpu7")
+
+
+def test_early_stopping_keeps_the_best_epoch_and_resumes(tmp_path: Path) -> None:
+    """An objective that learns, then unlearns: the weights kept are those of the epoch with the best PGD-20 accuracy."""
+
+    def fades(student: nn.Module, teacher: nn.Module | None, batch: Batch, progress: float) -> Terms:
+        terms = pgd_at(student, teacher, batch, progress, threat=THREAT, steps=2)
+        return terms if progress < 0.5 else {"ce": -terms["ce"].clamp_max(20)}
+
+    settings = replace(QUICK, epochs=12, early_stopping=2, schedule="constant", lr=0.05)
+    kept = train(tmp_path / "whole", fades, settings)
+    found = [line["validation"]["pgd20"] for line in log(tmp_path / "whole") if "validation" in line]  # type: ignore[index]
+    best = max(range(len(found)), key=lambda i: found[i])
+    assert len(found) == best + 3 < 12
+    _, validation = small()
+    few = data.sample(validation, 20)
+    assert evaluate(kept, few.images(), few.y, THREAT, attacks=("pgd20",)).accuracy("pgd20") == found[best]
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == 8 * (best + 1) + 3:  # the best epoch is over
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", fades, settings, progress=interrupt)
+    assert same(kept, train(tmp_path / "broken", fades, settings, resume=True))
+
+
+def test_early_stopping_needs_the_attack(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"validation_attacked is 0.*early_stopping"):
+        Settings(early_stopping=3, validation_attacked=0)
+
+
+def test_catastrophic_overfitting_stops_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the detector is told is made up; that it happens in training is shown on real runs (docs/results.md)."""
+    told = iter([(0.5, 0.4), (0.6, 0.5), (0.55, 0.31), (0.45, 0.29), (0.9, 0.2)])
+
+    def made_up(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, attacks: tuple[str, ...] = ()) -> Evaluation:
+        if "fgsm" not in attacks:
+            return evaluate(model, x, y, threat, attacks=attacks)
+        share = next(told)
+        robust = {name: torch.arange(100) < 100 * value for name, value in zip(attacks, share, strict=True)}
+        return Evaluation(threat=threat, n=100, robust=robust, seconds={})
+
+    monkeypatch.setattr("kdiga.train.evaluate", made_up)
+    training, _ = small()
+    with pytest.raises(
+        Stopped, match=r"catastrophic overfitting: .* from 50% to 20% while FGSM's is 90%.*gradalign.*last good epoch"
+    ):
+        train(tmp_path, ce, replace(QUICK, epochs=9), watched=training)
+    lines = [line["training"] for line in log(tmp_path) if "training" in line]
+    assert lines[-1] == {"fgsm": pytest.approx(0.9), "pgd20": pytest.approx(0.2)}
+    assert len(lines) == 5  # neither a fall with FGSM's (epoch 4) nor a gap without a fall (epoch 3) stops a run
+    steps = {
+        int(v) for k, v in load_file(tmp_path / "checkpoint" / "last.safetensors").items() if k.endswith("num_batches_tracked")
+    }
+    assert steps == {4 * 8}
+
+
+def test_memory_outlives_an_interruption(tmp_path: Path) -> None:
+    def counts(memory: dict[str, Tensor], student: nn.Module, teacher: nn.Module | None, batch: Batch, progress: float) -> Terms:
+        memory["mean"] = 0.9 * memory.get("mean", torch.zeros(())) + 0.1 * batch.x.mean()
+        return {name: v * (1 + memory["mean"]) for name, v in ce(student, teacher, batch, progress).items()}
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == 13:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first: dict[str, Tensor] = {}
+    whole = train(tmp_path / "whole", partial(counts, first), memory=first)
+    half: dict[str, Tensor] = {}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", partial(counts, half), memory=half, progress=interrupt)
+    rest: dict[str, Tensor] = {}
+    assert same(whole, train(tmp_path / "broken", partial(counts, rest), memory=rest, resume=True))
+    assert torch.equal(rest["mean"], first["mean"])
+
+
+def one_step(objective: Objective, settings: Settings, memory: dict[str, Tensor] | None = None) -> tuple[nn.Module, State]:
+    training, _ = small()
+    student, state = network(0), State()
+    optimizer = optim.sgd(student, lr=0.1, momentum=0.0, weight_decay=0.0)
+    torch.manual_seed(5)
+    _step(student, None, objective, feed(training)(0), 0.5, optimizer, 0.1, settings, state, {} if memory is None else memory)
+    return student, state
+
+
+def test_weight_perturbation_is_the_formula() -> None:
+    """The update is the gradient at w + gamma ||w|| g / ||g||, taken from w; norms and biases are not moved; BatchNorm sees one forward."""
+    settings = replace(QUICK, awp=0.05, clip=0.0)
+    found, _ = one_step(ce, settings)
+    training, _ = small()
+    batch, moved = feed(training)(0), network(0)
+    before = {k: v.clone() for k, v in moved.state_dict().items()}
+    ce(moved, None, batch, 0.5)["ce"].mean().backward()
+    with torch.no_grad():
+        for w in moved.parameters():
+            if w.ndim > 1:
+                assert w.grad is not None
+                w.add_(0.05 * w.norm() * w.grad / w.grad.norm())
+    moved.zero_grad()
+    for k, v in moved.named_buffers():
+        v.copy_(before[k])
+    ce(moved, None, batch, 0.5)["ce"].mean().backward()
+    for (name, w), new in zip(moved.named_parameters(), found.parameters(), strict=True):
+        assert w.grad is not None
+        assert torch.allclose(new, before[name] - 0.1 * w.grad, atol=1e-6), name
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found.buffers(), moved.buffers(), strict=True))
+    plain, _ = one_step(ce, replace(settings, awp=0.0))
+    assert not same(found, plain)
+
+
+def test_weight_perturbation_attacks_once_and_forgets_the_first_call() -> None:
+    ascents: list[Tensor] = []
+    seen: list[Tensor] = []
+    memory = {"calls": torch.zeros(())}
+
+    def counted(student: nn.Module, teacher: nn.Module | None, batch: Batch, progress: float) -> Terms:
+        memory["calls"] = memory["calls"] + 1
+        hook = student.register_forward_pre_hook(
+            lambda _, args: (ascents if not student.training else seen).append(args[0].detach())
+        )
+        terms = pgd_at(student, teacher, batch, progress, threat=THREAT, steps=3)
+        hook.remove()
+        return terms
+
+    one_step(counted, replace(QUICK, awp=0.01), memory)
+    assert len(ascents) == 3
+    assert len(seen) == 2
+    assert torch.equal(seen[0], seen[1])
+    assert memory["calls"] == 1
+
+
+def test_weight_perturbation_waits_for_its_warmup() -> None:
+    early, _ = one_step(ce, replace(QUICK, awp=0.05, awp_warmup=0.6))
+    never, _ = one_step(ce, QUICK)
+    assert same(early, never)

@@ -52,9 +52,9 @@ def load(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optim
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The state of the model that the run would have kept: the moving average's, if there is one."""
+    """The state of the model that the run would have kept: the best epoch's or the moving average's, if there is one."""
     tensors = _read(path)[1]
-    prefix = "average/module." if any(k.startswith("average/") for k in tensors) else "student/"
+    prefix = next(p for p in ("best/", "average/module.", "student/") if any(k.startswith(p) for k in tensors))
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 

@@ -1,15 +1,16 @@
 """One recipe becomes one run folder: data, networks, training, weights. `teach` and `distill` differ only in whether there is a teacher."""
 
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdiga import checkpoint, data, folder, models
 from kdiga.errors import BadInput, Stopped
-from kdiga.objectives import needs_teacher
+from kdiga.feed import Feed
+from kdiga.objectives import SINGLE_STEP, needs_teacher
+from kdiga.options import accepted
 from kdiga.recipe import Recipe
 from kdiga.train import fit, pick_device
 from kdiga.types import Batch, Progress
@@ -29,25 +30,38 @@ def run(
     What is wrong with the input is found before the folder is touched: the objective is called once on two images. Raises BadInput,
     KeyboardInterrupt, after which `resume` goes on, and Stopped (see `train.fit`) with the last good epoch's weights in `out`.
     """
-    named = [s for s in (recipe.model, recipe.teacher, recipe.data) if s is not None]
+    train, device = recipe.train, pick_device(recipe.train.device)
+    named = [s for s in (recipe.model, recipe.teacher, recipe.standard_teacher, recipe.data, train.extra) if s is not None]
     folder.check_free(out, resume=resume, overwrite=overwrite, needed=named)
-    if needs_teacher(recipe.objective) and recipe.teacher is None:
-        raise BadInput(
-            f"objective {recipe.objective} distils from a teacher: give --teacher MODEL (a run folder, weights or a timm: name)"
-        )
-    pick_device(recipe.train.device)
     dataset = data.load(recipe.data, root)
-    load = partial(models.load, shape=dataset.shape, classes=len(dataset.classes), mean=dataset.mean, std=dataset.std)
-    teacher = None
-    if recipe.teacher is not None and needs_teacher(recipe.objective):
-        models.check_trained(recipe.teacher)
-        teacher = load(recipe.teacher).requires_grad_(False)
+    teacher, standard = _teachers(recipe, dataset)
     torch.manual_seed(recipe.seed)
-    model = load(recipe.model)
-    if recipe.train.validation >= len(dataset.train):
-        raise BadInput(f"validation={recipe.train.validation} takes all of the {len(dataset.train)} training images: set it lower")
-    training, validation = data.carve(dataset.train, recipe.train.validation, recipe.seed)
-    _try(recipe, model, teacher, training)
+    model = _load(recipe.model, dataset)
+    if train.validation >= len(dataset.train):
+        raise BadInput(f"validation={train.validation} takes all of the {len(dataset.train)} training images: set it lower")
+    training, validation = data.carve(dataset.train, train.validation, recipe.seed)
+    extra = _extra(train.extra, dataset) if train.extra else None
+    _try(recipe, model, teacher, standard, training)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # the random state that is saved is this one's
+    layout = torch.channels_last if train.channels_last else torch.contiguous_format
+    for network in (model, teacher, standard):
+        if network is not None:
+            network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    feed = Feed(
+        training.to(device),
+        batch_size=train.batch_size,
+        seed=recipe.seed,
+        augment=train.augment,
+        crop=dataset.crop,
+        flip=dataset.flip,
+        extra=extra.to(device) if extra is not None else None,
+        extra_fraction=train.extra_fraction,
+        replays=recipe.option("replays", 1),
+    )
+    watched = data.sample(training, max(train.validation_attacked, 1)).to(device) if recipe.objective in SINGLE_STEP else None
+    memory: dict[str, Tensor] = {}
+    objective = recipe.bound(standard_teacher=standard, memory=memory)
     if not resume:
         folder.start(out, overwrite=overwrite)
         folder.atomic_write(out / "recipe.toml", recipe.toml().encode())
@@ -56,15 +70,15 @@ def run(
             kept, _ = fit(
                 model,
                 teacher,
-                recipe.bound(),
-                training,
-                validation,
+                objective,
+                feed,
+                validation.to(device),
                 recipe.threat,
-                recipe.train,
+                train,
                 seed=recipe.seed,
                 out=out,
-                crop=dataset.crop,
-                flip=dataset.flip,
+                memory=memory,
+                watched=watched,
                 resume=resume,
                 progress=progress,
             )
@@ -78,12 +92,45 @@ def run(
         models.save(model.cpu().eval(), out)
 
 
-def _try(recipe: Recipe, model: nn.Module, teacher: nn.Module | None, training: data.Split) -> None:
+def _load(spec: str, dataset: data.Dataset) -> models.Classifier:
+    return models.load(spec, shape=dataset.shape, classes=len(dataset.classes), mean=dataset.mean, std=dataset.std)
+
+
+def _teachers(recipe: Recipe, dataset: data.Dataset) -> tuple[nn.Module | None, nn.Module | None]:
+    """The teacher and the standard-trained one, frozen, each only if the objective asks for it. Raises BadInput where one is not named."""
+    found: list[nn.Module | None] = []
+    for spec, needed, flag, what in (
+        (recipe.teacher, needs_teacher(recipe.objective), "--teacher", "distils from a teacher"),
+        (
+            recipe.standard_teacher,
+            "standard_teacher" in accepted(recipe.function),
+            "--standard-teacher",
+            "distils from a second, standard-trained teacher, too",
+        ),
+    ):
+        if needed and spec is None:
+            raise BadInput(f"objective {recipe.objective} {what}: give {flag} MODEL (a run folder, weights or a timm: name)")
+        if needed and spec is not None:
+            models.check_trained(spec)
+        found.append(_load(spec, dataset).eval().requires_grad_(False) if needed and spec is not None else None)
+    return found[0], found[1]
+
+
+def _extra(spec: str, dataset: data.Dataset) -> data.Split:
+    """All images of an .npz file, those set aside for testing too. Raises BadInput where they do not fit the data set."""
+    found = data.load(spec if spec.startswith("npz:") else f"npz:{spec}")
+    if found.shape != dataset.shape or len(found.classes) > len(dataset.classes):
+        here, there = (f"{s.shape} of {len(s.classes)} classes" for s in (dataset, found))
+        raise BadInput(f"extra images must be like those of {dataset.name}, {here}; {spec} holds {there}")
+    return data.Split(torch.cat([found.train.x, found.test.x]), torch.cat([found.train.y, found.test.y]))
+
+
+def _try(recipe: Recipe, model: nn.Module, teacher: nn.Module | None, standard: nn.Module | None, training: data.Split) -> None:
     """One call of the objective on two images and a copy of the model: options out of range and models that cannot be differentiated
     twice are found now and not when a folder has been emptied for them."""
     two = Batch(training.images(slice(0, 2)), training.y[:2], torch.arange(2))
     with torch.random.fork_rng(devices=[]):
-        terms = recipe.bound()(deepcopy(model).train(), teacher, two, 0.0)
+        terms = recipe.bound(standard_teacher=standard)(deepcopy(model).train(), teacher, two, 0.0)
     if not all(values.isfinite().all() for values in terms.values()):
         raise BadInput(
             f"objective {recipe.objective} is not finite on the first two images with {recipe.options or 'its defaults'}"

@@ -1,6 +1,7 @@
 """Optimiser, learning-rate schedules and weight averaging: functions of the share of training done, so that nothing needs resuming."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import cos, pi
 
 import torch
@@ -44,3 +45,19 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
                 a.copy_(b)
 
     return AveragedModel(model, multi_avg_fn=mean, use_buffers=True)
+
+
+@contextmanager
+def perturbed(parameters: Sequence[Tensor], gradients: Sequence[Tensor], gamma: float) -> Iterator[None]:
+    """Inside, each parameter w is w + gamma ||w|| g / ||g||: one normalised step up its gradient g (Wu et al. 2020, arXiv 2004.05884,
+    adversarial weight perturbation). After, it is exactly what it was."""
+    before = [w.detach().clone() for w in parameters]
+    try:
+        with torch.no_grad():
+            for w, g in zip(parameters, gradients, strict=True):
+                w.add_(g * (gamma * w.norm() / g.norm().clamp_min(1e-12)))
+        yield
+    finally:
+        with torch.no_grad():
+            for w, old in zip(parameters, before, strict=True):
+                w.copy_(old)

@@ -3,11 +3,35 @@
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
-from math import isfinite
+from dataclasses import dataclass
+from math import inf, isfinite
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kdiga.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The numbers from `low` to `high` that an option may be; `open` leaves `low` itself out."""
+
+    low: float = 0.0
+    high: float = inf
+    open: bool = False
+
+    def __contains__(self, value: int | float) -> bool:
+        return self.low <= value <= self.high and not (self.open and value == self.low)
+
+    def __str__(self) -> str:
+        if self.high < inf:
+            return f"{'above' if self.open else 'from'} {self.low:g} {'and at most' if self.open else 'to'} {self.high:g}"
+        return f"{'above' if self.open else 'at least'} {self.low:g}"
+
+
+Weight = Annotated[float, Domain()]  # at least 0
+Positive = Annotated[float, Domain(open=True)]
+Share = Annotated[float, Domain(high=1.0)]  # from 0 to 1
+Count = Annotated[int, Domain(low=1.0)]
 
 
 def accepted(function: Callable[..., object], *, hidden: Collection[str] = ()) -> dict[str, inspect.Parameter]:
@@ -19,9 +43,10 @@ def accepted(function: Callable[..., object], *, hidden: Collection[str] = ()) -
 def convert(function: Callable[..., object], options: Mapping[str, object], *, hidden: Collection[str] = ()) -> dict[str, Any]:
     """The options with values of the declared types; text is read as a number or truth value where one is declared.
 
-    Raises BadInput for a name that is not accepted (the accepted ones are listed) and for a value of another type.
+    Raises BadInput for a name that is not accepted (the accepted ones are listed), for a value of another type and for a number
+    outside the option's Domain.
     """
-    names, hints = accepted(function, hidden=hidden), get_type_hints(function)
+    names, hints = accepted(function, hidden=hidden), get_type_hints(function, include_extras=True)
     for name in options:
         if name not in names:
             raise BadInput(f"{function.__name__} has no option '{name}': {choices(name, names)}")
@@ -42,6 +67,12 @@ def _value(value: object, kind: Any, where: str) -> Any:
     if NoneType in kinds and value in (None, "none"):
         return None
     kind = next(k for k in kinds if k is not NoneType)
+    if get_origin(kind) is Annotated:
+        kind, domain = get_args(kind)
+        number = _value(value, kind, where)
+        if number not in domain:
+            raise BadInput(f"{where} is {value!r}: it must be {domain}")
+        return number
     if get_origin(kind) is Literal:
         if value in get_args(kind):
             return value

@@ -2,23 +2,25 @@
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from kdiga.attacks import expand
 from kdiga.errors import BadInput
-from kdiga.objectives import OBJECTIVES
+from kdiga.objectives import GIVEN, OBJECTIVES
 from kdiga.options import accepted, choices, convert
 from kdiga.train import Settings
-from kdiga.types import Objective, Threat
+from kdiga.types import Objective, Terms, Threat
 
 # Where the field measures, or, on the small sets, where undefended models break and robust ones do not.
 EPS = {"digits": "0.2", "mnist": "0.3", "fashion-mnist": "0.1"}
-TOP = ("data", "model", "teacher", "seed")
+TOP = ("data", "model", "teacher", "standard_teacher", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +41,13 @@ class Testing:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides a run. `model` is the network that is trained; `teacher` is None for objectives without one."""
+    """Everything that decides a run. `model` is the network that is trained; `teacher` is None for objectives without one; `standard_teacher`
+    is a second one, trained without attacks, for those that ask for it."""
 
     data: str
     model: str
     teacher: str | None
+    standard_teacher: str | None = None
     seed: int
     threat: Threat
     objective: str
@@ -51,12 +55,23 @@ class Recipe:
     train: Settings
     evaluate: Testing
 
-    def bound(self) -> Objective:
-        """The objective with its options and the threat: what the training loop calls."""
-        function = OBJECTIVES[self.objective]
-        given = {"threat": self.threat} if "threat" in accepted(function) else {}
-        bound: Objective = partial(function, **self.options, **given)
+    def bound(self, *, standard_teacher: nn.Module | None = None, memory: dict[str, Tensor] | None = None) -> Objective:
+        """The objective with its options and what it asks for of the threat, the second teacher and the memory: what the training loop calls."""
+        given = {"threat": self.threat, "standard_teacher": standard_teacher, "memory": {} if memory is None else memory}
+        bound: Objective = partial(
+            self.function, **self.options, **{k: v for k, v in given.items() if k in accepted(self.function)}
+        )
         return bound
+
+    @property
+    def function(self) -> Callable[..., Terms]:
+        """The objective, without its options."""
+        return OBJECTIVES[self.objective]
+
+    def option(self, name: str, otherwise: Any) -> Any:
+        """The value of one of the objective's options, `otherwise` where it has none of that name."""
+        declared = accepted(self.function, hidden=GIVEN)
+        return self.options.get(name, declared[name].default) if name in declared else otherwise
 
     def toml(self) -> str:
         """The resolved recipe, every value written out; `resolve` reads it back to an equal one."""
@@ -106,7 +121,7 @@ def resolve(table: Mapping[str, Any], *, flags: Mapping[str, object] | None = No
     objective = str(changes.get("objective", flat.get("objective.name", "pgd_at")))
     if objective not in OBJECTIVES:
         raise BadInput(f"unknown objective '{objective}': {choices(objective, OBJECTIVES)}")
-    options = accepted(OBJECTIVES[objective], hidden={"threat"})
+    options = accepted(OBJECTIVES[objective], hidden=GIVEN)
     known = _keys(options)
     if flat.get("objective.name", objective) != objective:  # another objective than the file's: its options do not carry over
         flat = {k: v for k, v in flat.items() if not k.startswith("objective.")}
@@ -134,11 +149,12 @@ def resolve(table: Mapping[str, Any], *, flags: Mapping[str, object] | None = No
         data=top.get("data", "digits"),
         model=_anchored(top.get("model", "cnn")),
         teacher=_anchored(top["teacher"]) if top.get("teacher") is not None else None,
+        standard_teacher=_anchored(top["standard_teacher"]) if top.get("standard_teacher") is not None else None,
         seed=seed,
         threat=threat_for(top.get("data", "digits"), **part("threat")),
         objective=objective,
-        options=convert(OBJECTIVES[objective], part("objective"), hidden={"threat"}),
-        train=Settings(**convert(Settings, part("train"))),
+        options=convert(OBJECTIVES[objective], part("objective"), hidden=GIVEN),
+        train=_anchored_extra(Settings(**convert(Settings, part("train")))),
         evaluate=Testing(**convert(Testing, part("evaluate"))),
     )
 
@@ -157,7 +173,11 @@ def _anchored(spec: str) -> str:
     return f"{Path(path).resolve()}{mark}{options}" if "/" in path and Path(path).exists() else spec
 
 
-def _top(*, data: str, model: str, teacher: str | None, seed: int) -> None:
+def _anchored_extra(train: Settings) -> Settings:
+    return train if train.extra is None else replace(train, extra=_anchored(train.extra.removeprefix("npz:")))
+
+
+def _top(*, data: str, model: str, teacher: str | None, standard_teacher: str | None, seed: int) -> None:
     """The keys before the first section, with their types."""
 
 

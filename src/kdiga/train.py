@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -14,12 +15,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kdiga import checkpoint, optim
-from kdiga.data import Split, augment, sample
+from kdiga import checkpoint, inner, optim
+from kdiga.data import Split, sample
 from kdiga.errors import BadInput, Stopped
 from kdiga.evaluate import evaluate
+from kdiga.feed import Feed
 from kdiga.types import Batch, Objective, Progress, Threat
 
+FALL = 0.2  # of robust accuracy on training images: catastrophic overfitting, where one-step accuracy stays this far above
 ENOUGH_STEPS = 200  # before these, a student at chance has not collapsed: it has not learnt yet
 
 
@@ -37,6 +40,13 @@ class Settings:
     weight_decay: float = 5e-4  # not on biases and norm parameters
     clip: float = 5.0  # largest l2 norm of the weights' gradient; 0 switches clipping off
     ema: float = 0.0  # decay of the weights' moving average, which is then what is validated and saved; 0 switches it off
+    awp: float = 0.0  # adversarial weight perturbation: share of each weight's norm; 0 switches it off, 0.01 and 0.005 are usual
+    awp_warmup: float = 0.0  # share of training before which the weights are not perturbed
+    extra: str | None = None  # an .npz of further training images, generated ones say, labelled
+    extra_fraction: float = 0.5  # of each batch that is drawn from them
+    early_stopping: int = (
+        0  # epochs without a better PGD-20 on the validation images after which training ends; the best epoch's weights are kept
+    )
     bf16: bool = False  # forward and losses under bfloat16 autocast
     channels_last: bool = False
     augment: bool = True  # the data set's own pad-crop and flip
@@ -58,6 +68,11 @@ class Settings:
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("clip", self.clip >= 0, "at least 0"),
+            ("awp", 0 <= self.awp <= 1, "from 0 to 1"),
+            ("awp_warmup", 0 <= self.awp_warmup <= 1, "from 0 to 1"),
+            ("extra_fraction", 0 <= self.extra_fraction < 1, "in [0, 1)"),
+            ("early_stopping", self.early_stopping >= 0, "at least 0"),
+            ("validation_attacked", self.validation_attacked or not self.early_stopping, "at least 1 for early_stopping"),
         ):
             if not ok:
                 raise BadInput(f"{name} is {getattr(self, name)}: it must be {rule}")
@@ -72,6 +87,9 @@ class State:
     log_lines: int = 0
     first: dict[str, float] = field(default_factory=dict)  # the loss terms as first logged
     at_chance: int = 0  # validations in a row at which the model did not beat a constant
+    best: float = -1.0  # PGD-20 accuracy of the validation images, at its best epoch
+    since_best: int = 0  # epochs
+    best_watched: float = 0.0  # PGD-20 accuracy of the watched training images, at its best
     count: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)  # of each term since it was last logged, on the device
 
@@ -80,79 +98,77 @@ def fit(
     student: nn.Module,
     teacher: nn.Module | None,
     objective: Objective,
-    data: Split,
+    feed: Feed,
     validation: Split,
     threat: Threat,
     settings: Settings,
     *,
     seed: int,
     out: Path,
-    crop: int = 0,
-    flip: bool = False,
+    memory: dict[str, Tensor] | None = None,
+    watched: Split | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> tuple[nn.Module, float]:
-    """Train `student` in place; returns the model to keep (the moving average, if there is one) and the seconds of training.
+    """Train `student` in place; returns the model to keep (the best epoch's, the moving average, or itself) and the seconds of training.
 
+    `memory` is what the objective remembers from step to step. `watched` are training images that are attacked after each epoch to
+    notice catastrophic overfitting. Networks and data are on the device that they are to be trained on.
     Writes `log.jsonl` and, after each epoch, `checkpoint/last.safetensors` under `out`; Ctrl-C and SIGTERM write it too, after the
     step in hand, and raise KeyboardInterrupt. On a CPU a resumed run ends bit-equal to one that was never interrupted.
-    Raises Stopped for a loss that is not finite and for a student that has collapsed to a constant.
+    Raises Stopped for a loss that is not finite, for a student that has collapsed to a constant, and for catastrophic overfitting.
     """
-    device = pick_device(settings.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # the random state that is saved is this one's
+    device = validation.y.device
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    student.to(device=device, memory_format=layout).train()  # type: ignore[call-overload]
-    if teacher is not None:
-        teacher.to(device=device, memory_format=layout).eval().requires_grad_(False)  # type: ignore[call-overload]
+    student.train()
     optimizer = optim.sgd(student, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
     modules: dict[str, nn.Module] = {"student": student}
     average = optim.averaged(student, settings.ema) if settings.ema else None
     if average is not None:
         modules["average"] = average
     kept = student if average is None else average.module
-    size = min(settings.batch_size, len(data))
-    per_epoch = len(data) // size  # an incomplete last batch waits for the next epoch's order
-    total = settings.epochs * per_epoch
-    data, validation, state, saved = data.to(device), validation.to(device), State(), out / "checkpoint" / "last.safetensors"
-    generator = torch.Generator()
+    if settings.early_stopping:
+        modules["best"] = deepcopy(kept)
+    memory = {} if memory is None else memory
+    total = settings.epochs * feed.steps
+    state, log, saved = State(), out / "log.jsonl", out / "checkpoint" / "last.safetensors"
     torch.manual_seed(seed)
     if resume:
-        state = _restore(saved, modules, optimizer, out / "log.jsonl", device)
-    order = torch.empty(0)
+        state = _restore(saved, modules, optimizer, memory, log, device)
     with _interruptible() as interrupted:
-        while state.step < total:
-            epoch, place = divmod(state.step, per_epoch)
-            if place == 0 or not len(order):
-                order = torch.randperm(len(data), generator=generator.manual_seed(_mix(seed, epoch)))
+        while state.step < total and not _over(state, settings):
             began, share = time.perf_counter(), state.step / total
-            row = order[place * size : (place + 1) * size]
-            x = data.images(row)
-            if settings.augment:
-                x = augment(x, crop=crop, flip=flip, generator=generator.manual_seed(_mix(seed + 1, state.step)))
-            batch = Batch(x.contiguous(memory_format=layout), data.y[row.to(device)], row.to(device))
+            epoch, place = divmod(state.step, feed.steps)
+            batch = feed(state.step)
+            batch = Batch(batch.x.contiguous(memory_format=layout), batch.y, batch.row)
             rate = optim.learning_rate(settings.schedule, settings.lr, share, settings.milestones, settings.warmup)
-            _step(student, teacher, objective, batch, share, optimizer, rate, settings, state)
+            _step(student, teacher, objective, batch, share, optimizer, rate, settings, state, memory)
             if average is not None:
                 average.update_parameters(student)
             state.step += 1
-            logs = state.step % settings.log_every == 0 or place + 1 == per_epoch
+            logs = state.step % settings.log_every == 0 or place + 1 == feed.steps
             if logs and device.type == "cuda":
                 torch.cuda.synchronize(device)  # steps are only queued until then: without it their time would not be counted
             state.seconds += time.perf_counter() - began
             if progress is not None:
                 progress(f"training, epoch {epoch + 1} of {settings.epochs}", state.step, total)
             if logs:
-                _log_terms(state, out / "log.jsonl", epoch, share, rate)
-            if place + 1 == per_epoch:
-                _validate(kept, validation, threat, settings, state, out / "log.jsonl", epoch, last=state.step == total)
+                _log_terms(state, log, epoch, share, rate)
+            if place + 1 == feed.steps:
+                _validate(kept, validation, watched, threat, settings, state, log, epoch, last=state.step == total)
+                if settings.early_stopping and state.since_best == 0:
+                    modules["best"].load_state_dict(kept.state_dict())
                 if state.at_chance == 0 or not saved.exists():
-                    _save(saved, modules, optimizer, state)
+                    _save(saved, modules, optimizer, memory, state)
             if interrupted():
                 if all(value.isfinite() for value in state.sums.values()):
-                    _save(saved, modules, optimizer, state)
+                    _save(saved, modules, optimizer, memory, state)
                 raise KeyboardInterrupt
-    return kept.eval(), state.seconds
+    return modules.get("best", kept).eval(), state.seconds
+
+
+def _over(state: State, settings: Settings) -> bool:
+    return bool(settings.early_stopping) and state.since_best >= settings.early_stopping
 
 
 def _step(
@@ -165,13 +181,22 @@ def _step(
     rate: float,
     settings: Settings,
     state: State,
+    memory: dict[str, Tensor],
 ) -> None:
     """One update. No value is read back from the device here: the sums are looked at when they are logged."""
-    with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-        terms = {name: values.mean() for name, values in objective(student, teacher, batch, share).items()}
-        loss = torch.stack(list(terms.values())).sum()
+
+    def means() -> dict[str, Tensor]:
+        with torch.autocast(batch.x.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
+            return {name: values.mean() for name, values in objective(student, teacher, batch, share).items()}
+
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    if settings.awp and share >= settings.awp_warmup:
+        with _worst_weights(student, means, memory, settings.awp):
+            terms = means()
+            torch.stack(list(terms.values())).sum().backward()
+    else:
+        terms = means()
+        torch.stack(list(terms.values())).sum().backward()
     if settings.clip:
         nn.utils.clip_grad_norm_(student.parameters(), settings.clip)
     for group in optimizer.param_groups:
@@ -180,6 +205,28 @@ def _step(
     for name, value in terms.items():
         state.sums[name] = state.sums.get(name, 0) + value.detach()
     state.count += 1
+
+
+@contextmanager
+def _worst_weights(
+    student: nn.Module, means: Callable[[], dict[str, Tensor]], memory: dict[str, Tensor], gamma: float
+) -> Iterator[None]:
+    """Inside, matrices and kernels are perturbed to raise the loss (Wu et al. 2020, arXiv 2004.05884), and the objective sees the same
+    attacked images and draws as in the call that found the direction: the attack is paid for once. That call leaves no trace in
+    BatchNorm's statistics or in `memory`."""
+    weights = [w for w in student.parameters() if w.ndim > 1 and w.requires_grad]
+    buffers, remembered = {k: v.clone() for k, v in student.named_buffers()}, dict(memory)
+    devices = [weights[0].device] if weights[0].is_cuda else []
+    with torch.random.fork_rng(devices=devices), inner.remembering() as points:
+        loss = torch.stack(list(means().values())).sum()
+        gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+    with torch.no_grad():
+        for k, v in student.named_buffers():
+            v.copy_(buffers[k])
+    memory.clear()
+    memory.update(remembered)
+    with optim.perturbed(weights, gradients, gamma), inner.repeating(points):
+        yield
 
 
 def _log_terms(state: State, log: Path, epoch: int, share: float, rate: float) -> None:
@@ -199,16 +246,46 @@ def _log_terms(state: State, log: Path, epoch: int, share: float, rate: float) -
 
 
 def _validate(
-    model: nn.Module, validation: Split, threat: Threat, settings: Settings, state: State, log: Path, epoch: int, *, last: bool
+    model: nn.Module,
+    validation: Split,
+    watched: Split | None,
+    threat: Threat,
+    settings: Settings,
+    state: State,
+    log: Path,
+    epoch: int,
+    *,
+    last: bool,
 ) -> None:
-    """Clean accuracy of the validation images, PGD-20 accuracy of a sample of them; stops a run whose student is a constant."""
+    """Clean accuracy of the validation images, PGD-20 accuracy of a sample of them, FGSM and PGD-20 of the watched training images.
+    Stops a run whose student is a constant, and one that only withstands the single step that it is trained with."""
     clean = evaluate(model, validation.images(), validation.y, threat, attacks=()).accuracy("clean")
     n = settings.validation_attacked
     found = {"clean": clean}
     if n:
         few = sample(validation, n)
         found["pgd20"] = evaluate(model, few.images(), few.y, threat, attacks=("pgd20",)).accuracy("pgd20")
-    _append(log, state, {"epoch": epoch, "step": state.step, "validation": found})
+        state.since_best = 0 if found["pgd20"] > state.best else state.since_best + 1
+        state.best = max(state.best, found["pgd20"])
+    line: dict[str, object] = {"epoch": epoch, "step": state.step, "validation": found}
+    if watched is not None:
+        seen = evaluate(model, watched.images(), watched.y, threat, attacks=("fgsm", "pgd20"))
+        fgsm, pgd = seen.accuracy("fgsm"), seen.accuracy("pgd20")
+        line["training"] = {"fgsm": fgsm, "pgd20": pgd}
+    _append(log, state, line)
+    if watched is not None:
+        if pgd <= state.best_watched - FALL and pgd <= fgsm - FALL:
+            raise Stopped(
+                f"catastrophic overfitting: PGD-20 accuracy on training images fell from {state.best_watched:.0%} to {pgd:.0%} while FGSM's is "
+                f"{fgsm:.0%}: the student withstands the one step that it is trained with and nothing else. Try a smaller step_size, "
+                f"objective gradalign, n_fgsm or pgd_at; the weights of the last good epoch are kept in {log.parent}"
+            )
+        state.best_watched = max(state.best_watched, pgd)
+    _stop_constant(clean, validation, state, log, last=last)
+
+
+def _stop_constant(clean: float, validation: Split, state: State, log: Path, *, last: bool) -> None:
+    """Stops a run whose student has not beaten a constant for three epochs, or at the last, while the alignment fell and nothing else did."""
     size, chance = len(validation), validation.y.bincount().max().item() / len(validation)
     at_chance = clean <= chance + 2 * (chance * (1 - chance) / size) ** 0.5
     state.at_chance = state.at_chance + 1 if at_chance else 0
@@ -236,15 +313,27 @@ def _append(log: Path, state: State, line: dict[str, object]) -> None:
     state.log_lines += 1
 
 
-def _save(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, state: State) -> None:
+def _save(
+    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, memory: dict[str, Tensor], state: State
+) -> None:
     meta = {k: v for k, v in vars(state).items() if k != "sums"}
-    checkpoint.save(path, modules, optimizer, state.sums, meta)
+    extra = {f"sums/{k}": v for k, v in state.sums.items()} | {f"memory/{k}": v for k, v in memory.items()}
+    checkpoint.save(path, modules, optimizer, extra, meta)
 
 
-def _restore(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, log: Path, device: torch.device) -> State:
-    """The state at the checkpoint; lines that were logged after it are cut off, for they will be written again."""
-    sums, meta = checkpoint.load(path, modules, optimizer)
-    state = State(**meta, sums={k: v.to(device) for k, v in sums.items()})
+def _restore(
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    memory: dict[str, Tensor],
+    log: Path,
+    device: torch.device,
+) -> State:
+    """The state at the checkpoint, and `memory` filled; lines that were logged after it are cut off, for they will be written again."""
+    extra, meta = checkpoint.load(path, modules, optimizer)
+    memory.update({k.removeprefix("memory/"): v.to(device) for k, v in extra.items() if k.startswith("memory/")})
+    sums = {k.removeprefix("sums/"): v.to(device) for k, v in extra.items() if k.startswith("sums/")}
+    state = State(**meta, sums=sums)
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     log.write_text("".join(lines[: state.log_lines]))
     return state
@@ -280,8 +369,3 @@ def pick_device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError):
         raise BadInput(f"device '{name}' is not available here: use auto or cpu") from None
-
-
-def _mix(seed: int, place: int) -> int:
-    """One seed for each (run, place): data order and augmentation need no state of their own."""
-    return (seed * 1_000_003 + place * 7_919 + 17) % 2**63

@@ -1,19 +1,30 @@
 """What every objective promises, run over OBJECTIVES: a new one is tested by being listed."""
 
 import math
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kdiga.objectives import OBJECTIVES, needs_teacher
-from kdiga.options import accepted
+from kdiga.errors import BadInput
+from kdiga.objectives import GIVEN, OBJECTIVES, needs_teacher
+from kdiga.options import accepted, convert
 from kdiga.types import Batch, Terms, Threat
 
 THREAT = Threat(norm=math.inf, eps=0.1)
 NAMES = list(OBJECTIVES)
+DEFAULTS = {name: {o: p.default for o, p in accepted(f, hidden=GIVEN).items()} for name, f in OBJECTIVES.items()}
 CUT_DEPENDENT = {"kdiga_author"}  # its norm is over the batch: that is what it is for
+FORWARDS = {"trades": 2}  # of the student in training mode, where it is not one
+LABELS = {"ce"}  # terms that need not listen to the teacher
+NEAR = {"kdiga_author"}  # whose points by default are the clean ones
+OUTSIDE = {"kdiga_author": 1.0}  # may leave [0, 1], and the ball by this factor; the author's code does not clip
+POINTS: dict[str, list[dict[str, Any]]] = {
+    "kdiga": [{}, {"point": "random"}]
+}  # options under which it is run, where not by default
 
 
 def network(seed: int, batchnorm: bool = True) -> nn.Sequential:
@@ -29,9 +40,15 @@ def batch(n: int = 6, seed: int = 0) -> Batch:
 
 def call(name: str, student: nn.Module, teacher: nn.Module, b: Batch, seed: int = 0, **options: Any) -> Terms:
     torch.manual_seed(seed)
-    if "threat" in accepted(OBJECTIVES[name]):
-        options["threat"] = THREAT
-    return OBJECTIVES[name](student, teacher, b, 0.5, **options)
+    return OBJECTIVES[name](student, teacher, b, 0.5, **options, **given(name, student))
+
+
+def given(name: str, student: nn.Module) -> dict[str, Any]:
+    """What the training loop fills in."""
+    batchnorm = any(isinstance(m, nn.BatchNorm2d) for m in student.modules())
+    standard = frozen(network(9, batchnorm)).to(next(student.parameters()).dtype)
+    values = {"threat": THREAT, "standard_teacher": standard, "memory": {}}
+    return {k: v for k, v in values.items() if k in accepted(OBJECTIVES[name])}
 
 
 def frozen(model: nn.Module) -> nn.Module:
@@ -67,8 +84,7 @@ def test_the_students_mode_and_statistics_see_only_the_outer_forward(name: str) 
     student = network(1).train()
     call(name, student, frozen(network(2)), batch())
     assert all(m.training for m in student.modules())
-    forwards = 2 if name == "trades" else 1
-    assert student[1].num_batches_tracked == forwards
+    assert student[1].num_batches_tracked == FORWARDS.get(name, 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,8 +110,7 @@ def test_terms_do_not_depend_on_how_the_data_are_cut(name: str, monkeypatch: pyt
     monkeypatch.setattr(torch, "randn_like", lambda x: torch.full_like(x, 0.3))
     student, teacher, b = network(1, batchnorm=False).double(), frozen(network(2, batchnorm=False).double()), batch()
     b = Batch(b.x.double(), b.y, b.row)
-    options: list[dict[str, Any]] = [{}, {"point": "random"}] if name == "kdiga" else [{}]
-    for option in options:
+    for option in POINTS.get(name, [{}]):
         whole = call(name, student, teacher, b, **option)
         parts = [call(name, student, teacher, Batch(b.x[i : i + 2], b.y[i : i + 2], b.row[i : i + 2]), **option) for i in (0, 2, 4)]
         for k, values in whole.items():
@@ -107,7 +122,7 @@ def test_every_term_but_the_labels_listens_to_the_teacher(name: str) -> None:
     student = network(1)
     one, other = (call(name, student, frozen(network(seed)), batch(), seed=3) for seed in (2, 4))
     for term in one:
-        assert torch.equal(one[term], other[term]) == (term == "ce"), term
+        assert term in LABELS or not torch.equal(one[term], other[term]), term
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if "threat" in accepted(OBJECTIVES[n])])
@@ -116,14 +131,36 @@ def test_every_point_shown_to_the_student_is_inside_the_threat(name: str) -> Non
     student, b = network(1), batch()
     b = Batch(b.x.round(), b.y, b.row)  # black and white: the box matters
     student.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-    option = {"point": "random"} if name == "kdiga" else {}
-    call(name, student, frozen(network(2)), b, seed=5, **option)
-    far = 0.0
-    for u in seen:
-        assert (u - b.x).abs().max().item() <= THREAT.eps + 1e-6
-        if name != "kdiga_author":
-            assert u.min().item() >= 0
-            assert u.max().item() <= 1
-        far = max(far, (u - b.x).abs().max().item())
-    if name != "kdiga_author":  # its default point is clean
+    for option in POINTS.get(name, [{}]):
+        call(name, student, frozen(network(2)), b, seed=5, **option)
+    points = torch.cat([u.view(-1, *b.x.shape) for u in seen])
+    far = (points - b.x).abs().max().item()
+    assert far <= OUTSIDE.get(name, 1.0) * THREAT.eps + 1e-6
+    if name not in OUTSIDE:
+        assert points.min().item() >= 0
+        assert points.max().item() <= 1
+    if name not in NEAR:
         assert far > 0.9 * THREAT.eps
+
+
+NUMBERS = [(n, o) for n in NAMES for o, d in DEFAULTS[n].items() if isinstance(d, int | float) and not isinstance(d, bool)]
+
+
+@pytest.mark.parametrize(("name", "option"), NUMBERS)
+def test_numbers_outside_an_options_domain_are_refused(name: str, option: str) -> None:
+    for value in (-1, -1e9):
+        with pytest.raises(BadInput, match=f"option {option} is .*(at least|above|from|expected)"):
+            convert(OBJECTIVES[name], {option: value}, hidden=GIVEN)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "step_size" in accepted(OBJECTIVES[n])])
+def test_a_step_larger_than_the_ball_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="swapped"):
+        call(name, network(1), frozen(network(2)), batch(), step_size=2.01 * THREAT.eps)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chance_comes_from_torchs_generator_alone(name: str) -> None:
+    before = random.getstate(), str(np.random.get_state())
+    call(name, network(1), frozen(network(2)), batch())
+    assert (random.getstate(), str(np.random.get_state())) == before

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kdiga.losses import cross_entropy, kl
+from kdiga.options import Positive, Weight
 from kdiga.types import Batch, Terms
 
 
@@ -19,9 +20,9 @@ def kd(
     batch: Batch,
     progress: float,
     *,
-    temperature: float = 4.0,
-    ce_weight: float = 0.5,
-    kd_weight: float = 0.5,
+    temperature: Positive = 4.0,
+    ce_weight: Weight = 0.5,
+    kd_weight: Weight = 0.5,
 ) -> Terms:
     """Terms: `ce`, `kd`. The teacher is evaluated as it is: the caller has put it in evaluation mode."""
     with torch.no_grad():

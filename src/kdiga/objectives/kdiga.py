@@ -20,6 +20,7 @@ from torch import nn
 from kdiga.errors import BadInput
 from kdiga.inner import eval_mode, random_point
 from kdiga.losses import cross_entropy, input_gradient, kl, norm
+from kdiga.options import Positive, Weight
 from kdiga.types import Batch, Terms, Threat
 
 
@@ -30,10 +31,10 @@ def kdiga(
     progress: float,
     *,
     threat: Threat | None = None,
-    ce_weight: float = 0.5,
-    kd_weight: float = 0.5,
-    iga_weight: float = 1.0,
-    temperature: float = 1.0,
+    ce_weight: Weight = 0.5,
+    kd_weight: Weight = 0.5,
+    iga_weight: Weight = 1.0,
+    temperature: Positive = 1.0,
     point: Literal["clean", "random"] = "clean",
     batchnorm: Literal["train", "eval"] = "train",
 ) -> Terms:

@@ -16,6 +16,7 @@ from torch import nn
 
 from kdiga.errors import BadInput
 from kdiga.losses import cross_entropy, input_gradient, kl
+from kdiga.options import Positive, Share, Weight
 from kdiga.types import Batch, Terms, Threat
 
 
@@ -26,9 +27,9 @@ def kdiga_author(
     progress: float,
     *,
     threat: Threat | None = None,
-    alpha: float = 0.5,
-    temperature: float = 1.0,
-    gamma: float = 1.0,
+    alpha: Share = 0.5,
+    temperature: Positive = 1.0,
+    gamma: Weight = 1.0,
     start: Literal["clean", "uniform"] = "clean",
 ) -> Terms:
     """Terms: `ce`, `kd` per sample, and `iga`, the batch's one value repeated so that its mean is the value.

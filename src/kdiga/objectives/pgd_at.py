@@ -11,6 +11,7 @@ from torch import nn
 
 from kdiga.inner import eval_mode, maximise, random_point
 from kdiga.losses import cross_entropy
+from kdiga.options import Count, Positive
 from kdiga.types import Batch, Terms, Threat
 
 
@@ -21,8 +22,8 @@ def pgd_at(
     progress: float,
     *,
     threat: Threat,
-    steps: int = 10,
-    step_size: float | None = None,
+    steps: Count = 10,
+    step_size: Positive | None = None,
     random_start: bool = True,
 ) -> Terms:
     """Terms: `ce` at the attacked images. `step_size` in image units, see `inner.maximise` for its default."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from kdiga.inner import eval_mode, maximise
 from kdiga.losses import cross_entropy, kl
+from kdiga.options import Count, Positive, Weight
 from kdiga.types import Batch, Terms, Threat
 
 
@@ -22,10 +23,10 @@ def trades(
     progress: float,
     *,
     threat: Threat,
-    beta: float = 6.0,
-    steps: int = 10,
-    step_size: float | None = None,
-    start_noise: float = 0.001,
+    beta: Weight = 6.0,
+    steps: Count = 10,
+    step_size: Positive | None = None,
+    start_noise: Weight = 0.001,
 ) -> Terms:
     """Terms: `ce` at the clean images and `kl` between clean and attacked predictions, times beta."""
     with eval_mode(student):
