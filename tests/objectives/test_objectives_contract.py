@@ -17,11 +17,16 @@ from kdiga.types import Batch, Terms, Threat
 THREAT = Threat(norm=math.inf, eps=0.1)
 NAMES = list(OBJECTIVES)
 DEFAULTS = {name: {o: p.default for o, p in accepted(f, hidden=GIVEN).items()} for name, f in OBJECTIVES.items()}
-CUT_DEPENDENT = {"kdiga_author"}  # its norm is over the batch: that is what it is for
-FORWARDS = {"trades": 2}  # of the student in training mode, where it is not one
+# A norm over the batch (that is what it is for), partners in the batch to mix with, weights relative to the batch's least.
+CUT_DEPENDENT = {"kdiga_author", "advfunmatch", "saad"}
+# Of the student in training mode, where it is not one.
+FORWARDS = dict.fromkeys(("trades", "mart", "llr", "cure", "rslad", "iad", "adaiad", "kdiga_ard_c", "kdiga_ard_a"), 2) | {
+    "gradalign": 3
+}
 LABELS = {"ce"}  # terms that need not listen to the teacher
-NEAR = {"kdiga_author"}  # whose points by default are the clean ones
-OUTSIDE = {"kdiga_author": 1.0}  # may leave [0, 1], and the ball by this factor; the author's code does not clip
+NEAR = {"kdiga_author", "free", "cure"}  # which by default, or at the first step, stay closer to x than the ball's edge
+# May leave [0, 1], as the author's code does, and the ball by this factor: a start and a step, the ball of a mixed image.
+OUTSIDE = {"kdiga_author": 1.0, "n_fgsm": 3.0, "advfunmatch": 10.0}
 POINTS: dict[str, list[dict[str, Any]]] = {
     "kdiga": [{}, {"point": "random"}]
 }  # options under which it is run, where not by default
