@@ -89,7 +89,7 @@ def killed(mutant: Mutant) -> bool:
     """Whether the mutant's tests fail on a copy of the repository that has the bug."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
-        for name in ("src", "tests", "recipes", "pyproject.toml", "README.md", "Makefile"):
+        for name in ("src", "tests", "recipes", "docs", "benchmarks", "pyproject.toml", "README.md", "CITATION.cff", "Makefile"):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copy / name)
         file = copy / "src" / "kdiga" / mutant.file

@@ -316,7 +316,7 @@ def test_control_c_writes_the_checkpoint_and_exits_with_130(tmp_path: Path) -> N
 def test_help_is_there_for_every_verb(capsys: Capture) -> None:
     assert run("--help") == 0
     text = capsys.readouterr().out
-    verbs = ["demo", "teach", "distill", "evaluate", "compare", "report", "list"]
+    verbs = ["demo", "teach", "distill", "evaluate", "compare", "compare-methods", "report", "list"]
     assert all(verb in text for verb in verbs)
     for verb in verbs:
         assert run(verb, "--help") == 0

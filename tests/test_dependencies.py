@@ -15,8 +15,11 @@ LAYERS = [
     {"checkpoint", "evaluate", "feed"},
     {"train"},
     {"recipe", "report"},
-    {"workers"},
+    {"workers", "pool", "methods"},
     {"distill", "compare"},
+    {"counting"},
+    {"ranking"},
+    {"compare_methods"},
     {"demo", "contents", "cite", "progress"},
     {"cli"},
 ]

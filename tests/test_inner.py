@@ -145,3 +145,20 @@ def test_points_are_remembered_and_repeated() -> None:
     assert len(calls) == before
     assert torch.equal(maximise(f, x, threat, steps=2, start=x), first)
     assert len(calls) == before + 2
+
+
+def test_remembering_may_be_nested_and_hears_of_repeated_points() -> None:
+    """An objective that remembers its base's attack (igdm) is itself remembered, and repeated, under weight perturbation."""
+    x, threat = torch.rand(2, 1, 3, 3), Threat(norm=math.inf, eps=0.1)
+
+    def attack() -> Tensor:
+        return maximise(lambda u: u.flatten(1).sum(1), x, threat, steps=1, start=x)
+
+    with remembering() as outer:
+        with remembering() as within:
+            first = attack()
+        attack()
+    assert [len(within), len(outer)] == [1, 2]
+    with repeating(outer), remembering() as again:
+        attack()
+    assert torch.equal(again[0], first)

@@ -148,7 +148,7 @@ def test_a_resolved_recipe_reads_back_as_itself(objective: str, epochs: int, eps
     assert resolve(tomllib.loads(recipe.toml())) == recipe
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", sorted(n for n in shipped() if not n.startswith("methods-")))  # those: test_compare_methods.py
 def test_every_shipped_recipe_resolves_binds_and_says_how_it_is_run(name: str) -> None:
     recipe = resolve(read(name))
     recipe.bound()
@@ -163,8 +163,16 @@ CHANGES = [(name, option, p.default) for name, f in OBJECTIVES.items() for optio
 
 # values unlike the default where the rule below gives none that tells: a step too short to cross the ball, a start that is half of it,
 # and a share of training that has not been reached
-OTHER = {"step_size": "0.004", "start_noise": "0.05", "begin": "0.8", "base": "trades"}
-UNUSED = {("free", "replays")}  # read by the training loop
+OTHER = {
+    "step_size": "0.004",
+    "start_noise": "0.05",
+    "begin": "0.8",
+    "igam.begin": "0.2",
+    "ramp": "0.8",
+    "base": "trades",
+    "igdm.steps": "2",
+}
+UNUSED = {("free", "replays"), ("mtard", "weight_lr")}  # read by the training loop; moves what is remembered for the next step
 
 
 @pytest.mark.parametrize(("name", "option", "default"), [c for c in CHANGES if c[:2] not in UNUSED])
@@ -176,9 +184,10 @@ def test_every_option_changes_what_its_objective_computes(name: str, option: str
     for model in (teacher, standard):
         model.eval().requires_grad_(False)
     batch, found = Batch(torch.rand(4, 1, 5, 5), torch.tensor([0, 1, 2, 0]), torch.arange(4)), []
-    base = {"steps": ["step_size=0.04"], "start_noise": ["steps=1"], "random_start": ["steps=1"]}.get(
+    # where the attack would else end at the same point, and where the term would not have begun
+    base = {"steps": ["step_size=0.04"], "start_noise": ["steps=1"], "random_start": ["steps=1"], "igam_weight": ["begin=0"]}.get(
         option, []
-    )  # else the attack ends where it would have
+    )
     for sets in (base, [*base, f"{option}={_other(name, option, default)}"]):
         torch.manual_seed(1)
         bound = resolve({}, flags={"objective": name, "eps": "0.1"}, sets=sets).bound(standard_teacher=standard)
@@ -189,8 +198,9 @@ def test_every_option_changes_what_its_objective_computes(name: str, option: str
 def _other(name: str, option: str, default: object) -> str:
     """A value unlike the default."""
     kind = get_type_hints(OBJECTIVES[name])[option]
-    if option in OTHER:
-        return OTHER[option]
+    for key in (f"{name}.{option}", option):
+        if key in OTHER:
+            return OTHER[key]
     if get_origin(kind) is Literal:
         return next(str(v) for v in get_args(kind) if v != default)
     if isinstance(default, bool):

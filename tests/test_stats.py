@@ -1,12 +1,13 @@
 """Intervals and tests against arithmetic."""
 
+import itertools
 from math import comb, isnan, sqrt
 
 import pytest
 import torch
 
 from kdiga.errors import BadInput
-from kdiga.stats import mean_sd, paired, wilson
+from kdiga.stats import mean_sd, paired, paired_seeds, wilson
 
 
 def test_wilson_against_its_formula() -> None:
@@ -41,6 +42,37 @@ def test_paired_counts_only_the_images_on_which_the_models_differ() -> None:
 def test_paired_needs_the_same_images() -> None:
     with pytest.raises(BadInput, match="2 and 3 outcomes"):
         paired(torch.tensor([True, False]), torch.tensor([True, False, True]))
+
+
+def test_with_one_seed_the_permutation_test_is_mcnemars() -> None:
+    g = torch.Generator().manual_seed(0)
+    for n in (1, 7, 60, 1500):
+        a, b = (torch.rand(1, n, generator=g) < share for share in (0.6, 0.5))
+        assert paired_seeds(a, b) == pytest.approx(paired(a[0], b[0]), rel=1e-9)
+
+
+@pytest.mark.parametrize(("seeds_a", "seeds_b"), [(3, 3), (2, 3), (1, 2)])
+def test_the_permutation_test_counts_every_choice_of_signs(seeds_a: int, seeds_b: int) -> None:
+    g = torch.Generator().manual_seed(seeds_a + 10 * seeds_b)
+    for _ in range(5):
+        a, b = torch.rand(seeds_a, 9, generator=g) < 0.7, torch.rand(seeds_b, 9, generator=g) < 0.4
+        shares = [(a[:, j].double().mean() - b[:, j].double().mean()).item() for j in range(9)]
+        sums = [abs(sum(s * d for s, d in zip(signs, shares, strict=True))) for signs in itertools.product((-1, 1), repeat=9)]
+        expected = sum(s >= abs(sum(shares)) - 1e-9 for s in sums) / 2**9
+        assert paired_seeds(a, b) == pytest.approx(expected)
+        assert paired_seeds(b, a) == pytest.approx(expected)
+
+
+def test_the_permutation_test_needs_the_same_images_and_sees_no_difference_where_there_is_none() -> None:
+    a = torch.tensor([[True, False, True], [True, True, False]])
+    assert paired_seeds(a, a) == 1.0
+    assert paired_seeds(a, a.flip(0)) == 1.0
+    one_sided = paired_seeds(torch.ones(3, 20, dtype=torch.bool), torch.zeros(3, 20, dtype=torch.bool))
+    assert one_sided == pytest.approx(2 / 2**20)
+    with pytest.raises(BadInput, match="3 and 2 outcomes"):
+        paired_seeds(a, a[:, :2])
+    with pytest.raises(BadInput, match="at least one seed"):
+        paired_seeds(a, a[:0])
 
 
 def test_mean_and_spread_over_seeds() -> None:

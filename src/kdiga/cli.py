@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,10 +51,25 @@ COMPARE = """\
   kdiga compare runs/teacher runs/student --data digits --out runs/comparison
 
 The same images, threat and attacks for every model. A model whose recipe another names as its teacher heads the table."""
+METHODS = """\
+  kdiga compare-methods methods-digits --out runs/methods             a recipe that ships with kdiga
+  kdiga compare-methods mine.toml --only kd,kdiga --seeds 0 --set epochs=2 --out runs/trial
+
+The recipe is one for `kdiga distill` without [objective], with seeds = [0, 1, 2] and a table [methods.NAME] for each method, whose keys are
+those that --set takes: objective (NAME if not said), its options, epochs, model ... Every method is trained with every seed from the same
+weights and in the same data order, and attacked on the same test images. The table says accuracy (mean and standard deviation over seeds),
+p against the next method, the alignment of input gradients, training time and what a step costs. Ctrl-C keeps what is done for --resume;
+without --only, --resume completes the table."""
 REPORT = "No model is run: the page is drawn from what the folder holds (results.json, report.json, pictures.safetensors)."
 LIST = """\
-  kdiga list objectives       what training can minimise, each with its options and their defaults
+  kdiga list objectives       what training can minimise, each with a line and the paper it is from
+  kdiga list objectives NAME  one of them: its formula, where it differs from its authors' code, its options and their defaults
   kdiga list recipes          what `kdiga teach NAME` and `kdiga distill NAME` find without a file"""
+CITE = """\
+  kdiga cite kdiga trades     the papers behind two objectives
+  kdiga cite autoattack       those behind an attack: AutoAttack's own, FAB's and Square's
+
+A NAME is an objective or an attack (kdiga list), pgd or autoattack. Papers that several names share are printed once."""
 ASKED = "asked.json"  # in a comparison: what was asked for, so that --resume can hold on to it
 KINDS = ("objectives", "attacks", "models", "datasets", "recipes")
 
@@ -120,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
     distill = verb("distill", "train a student from a robust teacher", DISTILL)
     _training(distill)
     distill.add_argument("--teacher", metavar="MODEL", help="run folder, weights, or timm: name of the teacher")
+    distill.add_argument("--standard-teacher", metavar="MODEL", help="a second teacher, trained without attacks (mtard)")
     distill.add_argument("--student", metavar="SPEC", help="the network to train; one with weights is trained further")
     distill.set_defaults(run=_train, default="kdiga")
 
@@ -133,13 +150,36 @@ def parser() -> argparse.ArgumentParser:
     _measuring(compare, Path("runs/comparison"))
     compare.set_defaults(run=_compare)
 
+    methods = verb("compare-methods", "train several objectives alike and compare them: one table and one page", METHODS)
+    methods.add_argument("recipe", metavar="RECIPE.toml", help="a recipe with methods, or the name of one that ships: methods-...")
+    methods.add_argument("--only", metavar="NAME,...", help="these methods of the recipe")
+    methods.add_argument("--seeds", metavar="N,...", help="these seeds instead of the recipe's")
+    methods.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a value of the recipe, for all methods: epochs=2"
+    )
+    methods.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        help="runs at a time, each in a process with one thread (default: one for each core, on a GPU one)",
+    )
+    _folder(methods, None)
+    methods.add_argument("--resume", action="store_true", help="go on with what --out already holds")
+    methods.add_argument("--root", metavar="DIR", type=Path, help="where the data sets lie (default: $KDIGA_DATA or ./data)")
+    methods.set_defaults(run=_compare_methods)
+
     report = verb("report", "draw the HTML page of a run, comparison or demo again and print its table", REPORT)
     report.add_argument("folder", metavar="RUN", type=Path)
     report.set_defaults(run=_report)
 
     listing = verb("list", "what can be named: " + ", ".join(KINDS), LIST)
     listing.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    listing.add_argument("name", nargs="?", metavar="NAME", help="an objective, to see all about it")
     listing.set_defaults(run=_list)
+
+    cite = verb("cite", "BibTeX for what was used", CITE)
+    cite.add_argument("names", metavar="NAME", nargs="+", help="an objective, an attack, pgd or autoattack")
+    cite.set_defaults(run=_cite)
     return top
 
 
@@ -222,9 +262,10 @@ def _train(a: argparse.Namespace) -> int:
 
 def _recipe(a: argparse.Namespace) -> "Recipe":
     """The recipe that file and flags describe; with --resume it must be the one the run began with."""
+    from kdiga.methods import difference
     from kdiga.recipe import read, resolve
 
-    names = ("data", "objective", "eps", "norm", "seed", "model", "teacher", "student")
+    names = ("data", "objective", "eps", "norm", "seed", "model", "teacher", "standard_teacher", "student")
     flags = {name: getattr(a, name, None) for name in names}
     begun = read(str(a.out / "recipe.toml")) if a.resume and (a.out / "recipe.toml").exists() else None
     if begun is not None and a.recipe is None:
@@ -237,20 +278,8 @@ def _recipe(a: argparse.Namespace) -> "Recipe":
             flags["student"] = "cnn?width=12&act=gelu"
     now = resolve(table, flags=flags, sets=a.set)
     if begun is not None and now != (before := resolve(begun)):
-        then, changed = _flat(before), _flat(now)
-        key = next(k for k in changed if changed[k] != then.get(k))
-        raise BadInput(f"--resume goes on with the run as it began, but {key} differs: {then.get(key)} then, {changed[key]} now")
+        raise BadInput(f"--resume goes on with the run as it began, but {difference(before, now)}")
     return now
-
-
-def _flat(recipe: "Recipe") -> dict[str, object]:
-    """Every value of a recipe by its key."""
-    from dataclasses import asdict
-
-    flat: dict[str, object] = {}
-    for key, value in asdict(recipe).items():
-        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
 
 
 def _compare(a: argparse.Namespace) -> int:
@@ -283,10 +312,45 @@ def _compare(a: argparse.Namespace) -> int:
     return _show(rows, title, a.out)
 
 
+def _compare_methods(a: argparse.Namespace) -> int:
+    from kdiga.compare_methods import compare_methods
+    from kdiga.methods import methods
+    from kdiga.progress import live
+    from kdiga.recipe import read
+
+    only = tuple(name.strip() for name in a.only.split(",")) if a.only else ()
+    try:
+        seeds = tuple(int(seed) for seed in a.seeds.split(",")) if a.seeds else ()
+    except ValueError:
+        raise BadInput(f"--seeds {a.seeds} must be whole numbers: --seeds 0,1,2") from None
+    chosen = methods(read(a.recipe), only=only, seeds=seeds, sets=a.set)
+    with live() as progress:
+        compare_methods(chosen, a.out, root=a.root, resume=a.resume, overwrite=a.overwrite, jobs=a.jobs, progress=progress)
+    return _show_methods(a.out)
+
+
+def _show_methods(out: Path) -> int:
+    from rich.console import Console
+
+    from kdiga.ranking import read_report
+    from kdiga.report.methods import terminal, verdict
+
+    rows, teacher, about = read_report(out)
+    console = Console()
+    console.print(terminal(rows, teacher, about))
+    console.print(verdict(rows, about), soft_wrap=True, highlight=False)
+    console.print(f"Page: {out / 'report.html'}   rows: {out / 'methods.json'}", soft_wrap=True, highlight=False)
+    return 0
+
+
 def _report(a: argparse.Namespace) -> int:
+    from kdiga import ranking
     from kdiga.compare import write_report
     from kdiga.report.rows import read_results
 
+    if (a.folder / "methods.json").exists():
+        ranking.write_report(a.folder)
+        return _show_methods(a.folder)
     if not (a.folder / "results.json").exists():
         raise BadInput(
             f"{a.folder} holds no results.json: name the folder of a run that was evaluated, of a comparison or of the demo"
@@ -308,10 +372,19 @@ def _show(rows: "Sequence[Row]", title: str, out: Path) -> int:
 
 
 def _list(a: argparse.Namespace) -> int:
-    from kdiga.contents import contents
+    from kdiga.contents import about, listing
 
-    for name, line in contents(a.kind).items():
-        print(f"{name:18} {line}".rstrip())
+    if a.name and a.kind != "objectives":
+        raise BadInput(f"only objectives have more to show than their line: kdiga list {a.kind} shows those of all {a.kind}")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # whole lines for grep
+    print(about(a.name) if a.name else listing(a.kind, width))
+    return 0
+
+
+def _cite(a: argparse.Namespace) -> int:
+    from kdiga.cite import cite
+
+    print(cite(a.names))
     return 0
 
 

@@ -91,7 +91,7 @@ def compare(
     x, y, few = test.images().to(where), test.y.to(where), data.sample(test, SWEPT).to(where)
     places = {e.name: out if len(chosen) == 1 else out / e.name for e in chosen}
     for entry in chosen:
-        _bring_records(Path(entry.spec), places[entry.name])
+        bring_records(Path(entry.spec), places[entry.name])
     if len(chosen) > 1 and where.type == "cpu" and torch.get_num_threads() > 1:
         workers.record([(e.name, e.spec, places[e.name]) for e in chosen], dataset, test, threat, testing, progress)
     rows, sweeps = [], {}
@@ -104,7 +104,7 @@ def compare(
 
         found = evaluate(model, x, y, threat, attacks=testing.attacks, batch_size=testing.attack_batch, out=own, progress=said)
         sweeps[entry.name] = gather.sweep(model, few.images(), few.y, threat)
-        rows.append(_row(entry, chosen, model, found))
+        rows.append(row(entry, chosen, model, found))
         write_results(rows, out / "results.json")
     drawn = gather.pictures(loaded, x, y, threat)
     pictures.save(drawn, out / "pictures.safetensors")
@@ -114,7 +114,9 @@ def compare(
         "classes": list(dataset.classes),
         "sweeps": sweeps,
         "logs": {e.name: e.log for e in chosen},
-        "provenance": _provenance(dataset, len(test), len(few)),
+        "provenance": provenance(
+            f"{dataset.name}: {len(test)} of {len(dataset.test)} test images, a fixed stratified choice; eps sweep on {len(few)} of them"
+        ),
     }
     folder.atomic_write(out / "report.json", json.dumps(facts).encode())
     folder.atomic_write(out / "results.md", markdown(rows).encode())
@@ -122,7 +124,7 @@ def compare(
     return rows
 
 
-def _row(entry: Entry, chosen: Sequence[Entry], model: models.Classifier, found: Evaluation) -> Row:
+def row(entry: Entry, chosen: Sequence[Entry], model: models.Classifier, found: Evaluation) -> Row:
     """What was found about one of the models. It is the teacher if another one's recipe names its folder as such."""
     taught = {str(Path(str(e.recipe["teacher"])).resolve()) for e in chosen if e.recipe.get("teacher")}
     teachers = taught & {str(Path(e.spec).resolve()) for e in chosen}
@@ -172,17 +174,16 @@ def write_report(out: Path) -> Path:
     return out / "report.html"
 
 
-def _bring_records(run: Path, own: Path) -> None:
+def bring_records(run: Path, own: Path) -> None:
     """Start from what was measured in the run folder; `evaluate` uses a record only if its fingerprint fits."""
     own.mkdir(parents=True, exist_ok=True)
     if (run / NAME).is_file() and not (own / NAME).exists():
         shutil.copyfile(run / NAME, own / NAME)
 
 
-def _provenance(dataset: data.Dataset, n: int, few: int) -> dict[str, str]:
-    """What a reader needs to repeat the numbers."""
+def provenance(images: str) -> dict[str, str]:
+    """What a reader needs to repeat the numbers; `images` says which were used."""
     said = {k: v for k, v in folder.environment().items() if v is not None}
     if isinstance(said["versions"], dict):
         said["versions"] = ", ".join(f"{k} {v}" for k, v in said["versions"].items())
-    said["data"] = f"{dataset.name}: {n} of {len(dataset.test)} test images, a fixed stratified choice; eps sweep on {few} of them"
-    return {k: str(v) for k, v in said.items()}
+    return {k: str(v) for k, v in (said | {"data": images}).items()}

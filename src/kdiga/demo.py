@@ -1,4 +1,4 @@
-"""The main job in three minutes: a robust teacher on scikit-learn's digits, small students by four objectives, and who stays robust."""
+"""The main job in three minutes: a robust teacher on scikit-learn's digits, small students by five objectives, and who stays robust."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from kdiga.recipe import read, resolve
 from kdiga.report.rows import Row
 from kdiga.types import Progress
 
-TEACHER, STUDENTS = "demo-teacher", ("demo-ce", "demo-kd", "demo-kdiga", "demo-kdiga-random")
+TEACHER, STUDENTS = "demo-teacher", ("demo-ce", "demo-kd", "demo-kdiga", "demo-kdiga-random", "demo-kdiga-j")
 
 
 def demo(out: Path, *, seed: int = 0, overwrite: bool = False, progress: Progress | None = None) -> list[Row]:

@@ -26,7 +26,7 @@ def maximise(
     A step above the ball's diameter is refused: published code has swapped eps and step.
     """
     if (given := _given.get()) is not None:
-        return next(given)
+        return _noted(next(given))
     if steps < 1:
         raise BadInput(f"an attack needs at least one step, got steps={steps}")
     step_size = min(2.5 / steps, 1.0) * threat.eps if step_size is None else step_size
@@ -36,20 +36,26 @@ def maximise(
     for _ in range(steps):
         u = u.detach().requires_grad_()
         u = project(u.detach() + step_size * direction(input_gradient(f(u), u), threat), x, threat)
+    return _noted(u.detach())
+
+
+def _noted(u: Images) -> Images:
     if (found := _found.get()) is not None:
-        found.append(u.detach())
-    return u.detach()
+        found.append(u)
+    return u
 
 
 @contextmanager
 def remembering() -> Iterator[list[Images]]:
-    """Inside, every point that `maximise` returns is also appended to the list."""
+    """Inside, every point that `maximise` returns is also appended to the list; one remembering around another hears of them too."""
     found: list[Images] = []
     token = _found.set(found)
     try:
         yield found
     finally:
         _found.reset(token)
+        if (outer := _found.get()) is not None:
+            outer.extend(found)
 
 
 @contextmanager

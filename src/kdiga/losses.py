@@ -24,6 +24,14 @@ def norm(v: Images, p: float) -> PerSample:
     return length
 
 
+def angle(a: Images, b: Images) -> PerSample:
+    """1 - cos(a, b) for each sample; 0, with gradient 0, where a or b is shorter than 1e-8: rounding, not a direction."""
+    lengths = norm(a, 2.0), norm(b, 2.0)
+    short = torch.minimum(*lengths) < 1e-8
+    cosine = (a * b).flatten(1).sum(1) / torch.where(short, 1.0, lengths[0] * lengths[1])
+    return torch.where(short, 0.0, 1 - cosine)
+
+
 def input_gradient(loss: PerSample, x: Images, *, create_graph: bool = False) -> Images:
     """Each sample's gradient of its own loss: the sum over samples is differentiated, so batch size does not enter."""
     return torch.autograd.grad(loss.sum(), x, create_graph=create_graph)[0]

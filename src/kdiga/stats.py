@@ -1,8 +1,10 @@
 """What a count of test images says: an interval, a paired test, mean and spread over seeds."""
 
 from collections.abc import Sequence
+from math import gcd
 from statistics import fmean, stdev
 
+import numpy as np
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -30,6 +32,31 @@ def paired(a: Bool[Tensor, "n"], b: Bool[Tensor, "m"]) -> float:
         raise BadInput(f"a paired test needs the same images for both models: {len(a)} and {len(b)} outcomes given")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def paired_seeds(a: Bool[Tensor, "s n"], b: Bool[Tensor, "r m"]) -> float:
+    """Two-sided p-value of the exact sign-flip permutation test (Fisher 1935) that two methods are right equally often: `a[i, j]` says
+    whether the first method's model of seed i is right on image j.
+
+    The images are the sample, independent of each other, and the trained models are taken as they are: under the null hypothesis the
+    difference between the shares of seeds that are right on an image has either sign with probability 1/2, image by image. The statistic is
+    the difference of the means. Nothing is said of other seeds. With one seed each it is McNemar's exact test, as `paired`.
+    """
+    from scipy.stats import binom
+
+    if a.shape[1] != b.shape[1]:
+        raise BadInput(f"a paired test needs the same images for both methods: {a.shape[1]} and {b.shape[1]} outcomes given")
+    if not len(a) or not len(b):
+        raise BadInput("a paired test needs at least one seed of each method")
+    difference = (a.sum(0) * len(b) - b.sum(0) * len(a)).cpu().numpy() // gcd(len(a), len(b))  # of the shares, in whole units
+    chance = np.ones(1)  # chance[j]: that the positive differences add up to j
+    for size, images in enumerate(np.bincount(np.abs(difference))):
+        if size and images:
+            own = np.zeros(size * images + 1)
+            own[::size] = binom.pmf(np.arange(images + 1), images, 0.5)
+            chance = np.convolve(chance, own)
+    distance = np.abs(2 * np.arange(len(chance)) - (len(chance) - 1))  # of positive and negative differences
+    return min(float(chance[distance >= abs(int(difference.sum()))].sum()), 1.0)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:

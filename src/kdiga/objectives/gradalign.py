@@ -12,13 +12,12 @@ grows there with eps, as 0.02 * 10^(255 eps / 8).
 Where this differs: u stays in [0, 1], and a sample whose gradient vanishes counts as aligned (theirs leave the mean). No teacher.
 """
 
-import torch
 from torch import nn
 
 from kdiga.inner import maximise, random_point
-from kdiga.losses import cross_entropy, input_gradient, norm
+from kdiga.losses import angle, cross_entropy, input_gradient
 from kdiga.options import Weight
-from kdiga.types import Batch, Images, PerSample, Terms, Threat
+from kdiga.types import Batch, Terms, Threat
 
 
 def gradalign(
@@ -35,12 +34,4 @@ def gradalign(
     g = input_gradient(cross_entropy(student(x), batch.y), x)
     g_near = input_gradient(cross_entropy(student(u), batch.y), u, create_graph=True)
     attacked = maximise(lambda v: (g * v).flatten(1).sum(1), batch.x, threat, steps=1, start=batch.x)  # of the loss linearised at x
-    return {"ce": cross_entropy(student(attacked), batch.y), "align": align_weight * _turn(g, g_near)}
-
-
-def _turn(a: Images, b: Images) -> PerSample:
-    """1 - cos(a, b) of each sample; 0, with gradient 0, where a or b vanishes."""
-    lengths = norm(a, 2.0) * norm(b, 2.0)
-    some = lengths > 1e-30
-    cosine = (a * b).flatten(1).sum(1) / torch.where(some, lengths, 1.0)
-    return torch.where(some, 1 - cosine, 0.0)
+    return {"ce": cross_entropy(student(attacked), batch.y), "align": align_weight * angle(g, g_near)}

@@ -1,34 +1,34 @@
 """Chen et al. 2023, arXiv 2305.09305: input gradient distillation (IGD), from a standard-trained teacher.
 
     x' = argmax_{u in ball(x)} CE(f_s(u), y)      by `steps` projected ascent steps from a random point of the ball
-    L  = CE(f_s(x'), y) + igd_weight (1 - cos(grad_x CE(f_s(x), y), grad_x CE(f_t(x), y)))
+    L  = CE(f_s(x'), y) + igd_weight (1 - cos(grad_x CE(f_s(x), y), grad_x CE(f_n(x), y)))
 
 Adversarial training under l-inf makes input gradients uneven: few pixels count for much. Those of a network trained without attacks
-are more even, and the student's are turned, not scaled, towards them. So `teacher` here is NOT a robust network, and robustness comes
-from x' alone.
+are more even, and the student's are turned, not scaled, towards them. So f_n is `standard_teacher`, NOT a robust network, and
+robustness comes from x' alone. `teacher` is not used.
 
 What is ours: the published abstract fixes the cosine, the adversarial training and the teacher. The point of the gradients (the clean
 image), the mode they are taken in (evaluation: each sample's own, and BatchNorm learns from x' only, as in `pgd_at`) and the weight 1 are
 choices of this package: the authors' training code and their weight were not available.
 """
 
-import torch
 from torch import nn
 
 from kdiga.inner import eval_mode
-from kdiga.losses import cross_entropy, input_gradient, norm
+from kdiga.losses import angle, cross_entropy, input_gradient
 from kdiga.objectives.ard import label_attack
 from kdiga.options import Count, Positive, Weight
-from kdiga.types import Batch, Images, PerSample, Terms, Threat
+from kdiga.types import Batch, Terms, Threat
 
 
 def igd(
     student: nn.Module,
-    teacher: nn.Module,
+    teacher: nn.Module | None,
     batch: Batch,
     progress: float,
     *,
     threat: Threat,
+    standard_teacher: nn.Module,
     igd_weight: Weight = 1.0,
     steps: Count = 10,
     step_size: Positive | None = None,
@@ -37,15 +37,7 @@ def igd(
     attacked = label_attack(student, batch, threat, steps=steps, step_size=step_size)
     loss = cross_entropy(student(attacked), batch.y)  # first: it moves the statistics that the gradient below is taken with
     x = batch.x.detach().requires_grad_()
-    g_teacher = input_gradient(cross_entropy(teacher(x), batch.y), x)
+    g_teacher = input_gradient(cross_entropy(standard_teacher(x), batch.y), x)
     with eval_mode(student):
         g_student = input_gradient(cross_entropy(student(x), batch.y), x, create_graph=True)
     return {"ce": loss, "igd": igd_weight * angle(g_student, g_teacher)}
-
-
-def angle(a: Images, b: Images) -> PerSample:
-    """1 - cos(a, b) for each sample; 0, with gradient 0, where a or b is shorter than 1e-8: rounding, not a direction."""
-    lengths = norm(a, 2.0), norm(b, 2.0)
-    short = torch.minimum(*lengths) < 1e-8
-    cosine = (a * b).flatten(1).sum(1) / torch.where(short, 1.0, lengths[0] * lengths[1])
-    return torch.where(short, 0.0, 1 - cosine)

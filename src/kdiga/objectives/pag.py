@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kdiga.inner import eval_mode
-from kdiga.losses import cross_entropy
-from kdiga.objectives.igd import angle
+from kdiga.losses import angle, cross_entropy
 from kdiga.options import Count, Weight
 from kdiga.types import Batch, Images, Logits, Terms
 

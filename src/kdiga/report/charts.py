@@ -1,9 +1,10 @@
-"""The two charts that compare all models: accuracy against eps, and what robustness costs."""
+"""The charts that compare all models: accuracy against eps, what robustness costs, and what a method costs."""
 
 from collections.abc import Sequence
-from math import inf, sqrt
+from math import inf, log, sqrt
 
-from kdiga.report.plot import Chart, Mark, Point, Style, label, path, scale, shortened, ticks
+from kdiga.report.methods import JUDGES, About, MethodRow, accuracy
+from kdiga.report.plot import Chart, Mark, Point, Style, label, path, scale, shortened, ticks, times
 from kdiga.report.rows import Row
 from kdiga.report.text import count, duration, percent
 from kdiga.types import Threat
@@ -74,4 +75,43 @@ def trade_off(rows: Sequence[Row], look: dict[str, Style]) -> Chart | None:
         x_name="clean accuracy",
         y_name="accuracy under AutoAttack",
         marks=label(marks, (box[0], 0.0, WIDTH, box[3])),
+    )
+
+
+def cost(rows: Sequence[MethodRow], teacher: float | None, about: About, look: dict[str, Style]) -> Chart | None:
+    """Accuracy, with its standard deviation over the seeds, against training time on a log axis; the teacher's as a line. None when no
+    method has a training time."""
+    shown = [(r, r.seconds, value) for r in rows if r.seconds and (value := accuracy(r, about.judge)) is not None]
+    if not shown:
+        return None
+    sd = {r.name: getattr(r, f"{about.judge}_sd") or 0.0 for r, _, _ in shown}
+    ends = [100 * (value + sign * sd[r.name]) for r, _, value in shown for sign in (-1, 1)] + (
+        [100 * teacher] if teacher is not None else []
+    )
+    x_at, y_at = times(min(s for _, s, _ in shown), max(s for _, s, _ in shown)), ticks(max(min(ends), 0.0), min(max(ends), 100.0))
+    box = (52.0, 34.0, 748.0, 396.0)
+    to_x, to_y = scale([log(s) for s in x_at], box[0] + 14, box[2] - 14), scale(y_at, box[3] - 8, box[1] + 8)
+    marks = [
+        Mark(
+            at=(to_x(log(seconds)), to_y(100 * value)),
+            style=look[r.name],
+            r=6.0,
+            title=f"{r.name}: {percent(value)} after {duration(seconds)} of training, {r.cost:.1f} forwards of the student a step",
+            bar=(to_y(100 * (value + sd[r.name])), to_y(100 * (value - sd[r.name]))) if sd[r.name] else None,
+            words=(shortened(r.name),),
+        )
+        for r, seconds, value in shown
+    ]
+    name = f"{JUDGES[about.judge]} accuracy" if about.judge == "clean" else f"accuracy under {JUDGES[about.judge]}"
+    return Chart(
+        title=f"{name[0].upper()}{name[1:]} against training time",
+        width=760.0,
+        height=440.0,
+        box=box,
+        x_ticks=[(to_x(log(s)), f"{s:g} s" if s < 60 else f"{s / 60:g} min" if s < 3600 else f"{s / 3600:g} h") for s in x_at],
+        y_ticks=[(to_y(v), f"{v:g} %") for v in y_at],
+        x_name="training time, log scale",
+        y_name=name,
+        marks=label(marks, (box[0], 0.0, 760.0, box[3])),
+        level=None if teacher is None else (to_y(100 * teacher), f"teacher {percent(teacher)}"),
     )

@@ -1,10 +1,12 @@
 """One HTML page that needs nothing else: no script, no request, styles and pictures inside."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdiga.report import charts, plot
+from kdiga.report import charts, methods, plot
 from kdiga.report.gallery import gallery
 from kdiga.report.pictures import Pictures
 from kdiga.report.rows import Row
@@ -12,6 +14,9 @@ from kdiga.report.table import caption
 from kdiga.report.text import count, duration, interval, percent
 from kdiga.report.training import BOX, panels
 from kdiga.types import Threat
+
+if TYPE_CHECKING:  # jinja2 is imported where it is used
+    from jinja2 import Environment
 
 
 def page(
@@ -30,33 +35,69 @@ def page(
 
     `sweeps`: (eps, accuracy under PGD-20) per model; `logs`: parsed log.jsonl lines per run; `classes`: names by label.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     teachers = [r.name for r in rows if r.role == "teacher"]
     names = list(dict.fromkeys([*(r.name for r in rows), *sweeps, *logs, *(pictures.names if pictures else ())]))
     names.sort(key=lambda name: name not in teachers)
     look = plot.styles(names, teachers)
     order = [name for name in names if pictures and name in pictures.names]
     teacher = next((name for name in order if name in teachers), None)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            verdict=verdict,
+            rows=sorted(rows, key=lambda row: row.name not in teachers),
+            measured_on=caption(rows) or str(threat),
+            look=look,
+            threat=threat,
+            l_inf=threat.norm == inf,
+            robustness=charts.robustness(sweeps, threat, look) if sweeps else None,
+            sweeps=sweeps,
+            trade_off=charts.trade_off(rows, look),
+            training={name: panels(log) for name, log in logs.items() if panels(log)},
+            gallery=gallery(pictures, teacher=teacher, order=order, classes=classes, threat=threat) if pictures and order else None,
+            teacher=teacher,
+            panel_box=BOX,
+            provenance=provenance,
+        )
+    )
+
+
+def methods_page(rows: Sequence[methods.MethodRow], teacher: Row | None, about: methods.About) -> str:
+    """The page of a comparison of methods: table and chart."""
+    names = [*([teacher.name] if teacher else []), *(row.name for row in rows)]
+    look = plot.styles(names, names[:1] if teacher else [])
+    level = None if teacher is None else getattr(teacher, about.judge)
+    lines = [
+        *([(teacher.name, methods.teacher_cells(teacher))] if teacher else []),
+        *((row.name, methods.cells(row)) for row in rows),
+    ]
+    return (
+        _environment()
+        .get_template("methods.html")
+        .render(
+            title=about.title,
+            verdict=methods.verdict(rows, about),
+            headers=methods.HEADERS,
+            strongest=methods.HEADERS.index(methods.JUDGES[about.judge]),
+            lines=lines,
+            named=[row.name for row in rows],
+            look=look,
+            measured_on=methods.caption(rows, about)[0],
+            caption=methods.caption(rows, about),
+            cost=charts.cost(rows, level, about, look),
+            provenance=about.provenance,
+        )
+    )
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("kdiga.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": percent, "count": count, "duration": duration}
     environment.globals |= {"interval": interval, "outline": plot.outline}
-    return environment.get_template("page.html").render(
-        title=title,
-        verdict=verdict,
-        rows=sorted(rows, key=lambda row: row.name not in teachers),
-        measured_on=caption(rows) or str(threat),
-        look=look,
-        threat=threat,
-        l_inf=threat.norm == inf,
-        robustness=charts.robustness(sweeps, threat, look) if sweeps else None,
-        sweeps=sweeps,
-        trade_off=charts.trade_off(rows, look),
-        training={name: panels(log) for name, log in logs.items() if panels(log)},
-        gallery=gallery(pictures, teacher=teacher, order=order, classes=classes, threat=threat) if pictures and order else None,
-        teacher=teacher,
-        panel_box=BOX,
-        provenance=provenance,
-    )
+    return environment

@@ -15,6 +15,10 @@ POLYGONS: dict[int, tuple[tuple[float, float], ...]] = {  # of area pi, as the u
     4: ((0, 1.55), (1.35, -0.78), (-1.35, -0.78)),
 }
 LETTER, LINE = 8.2, 15.0  # room for a letter and a line of a label at the larger of its two font sizes, in view box units
+# 1, 2 and 5 milliseconds to 500 hours; in minutes and hours where a reader would say it so
+TIMES = tuple(
+    m * t for t in (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36_000.0, 360_000.0) for m in (1, 2, 5) if m * t != 50
+)
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -55,6 +59,7 @@ class Chart:
     lines: list[tuple[Style, str]] = field(default_factory=list)  # style, polyline points
     marks: list[Mark] = field(default_factory=list)
     rule: tuple[float, str] | None = None  # a vertical line, and what it says
+    level: tuple[float, str] | None = None  # a horizontal one
 
 
 def styles(names: Sequence[str], teachers: Sequence[str]) -> dict[str, Style]:
@@ -73,6 +78,14 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     # 1e-9: a limit that is a tick up to rounding error does not get one more beyond it
     return [step * i for i in range(floor(low / step + 1e-9), ceil(high / step - 1e-9) + 1)]
+
+
+def times(low: float, high: float) -> list[float]:
+    """Round times in seconds, about eight at most, from at or below `low` to at or above `high`: the ticks of a log axis."""
+    first = max((i for i, t in enumerate(TIMES[:-1]) if t <= low), default=0)
+    last = next((i for i, t in enumerate(TIMES) if i > first and t >= high), len(TIMES) - 1)
+    step = -(-(last - first) // 7)
+    return [TIMES[max(i, 0)] for i in range(last, first - step, -step)][::-1]
 
 
 def label(marks: Sequence[Mark], area: Box) -> list[Mark]:

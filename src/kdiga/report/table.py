@@ -12,7 +12,7 @@ from kdiga.report.text import count, duration, interval, percent
 if TYPE_CHECKING:  # rich is imported where it is used
     from rich.table import Table
 
-__all__ = ["HEADERS", "caption", "cells", "markdown", "terminal", "verdict"]
+__all__ = ["HEADERS", "caption", "cells", "framed", "markdown", "piped", "terminal", "verdict"]
 
 HEADERS = ("model", "parameters", "clean", "PGD-20", "AutoAttack", "95 % interval", "training")
 
@@ -32,22 +32,33 @@ def caption(rows: Sequence[Row]) -> str:
 
 def terminal(rows: Sequence[Row], title: str) -> Table:
     """A table for `rich.console.Console.print`."""
+    bold = [row.role == "teacher" for row in rows]
+    return framed(HEADERS, [cells(row) for row in rows], bold, title=title, caption=caption(rows))
+
+
+def framed(headers: Sequence[str], lines: Sequence[Sequence[str]], bold: Sequence[bool], *, title: str, caption: str) -> Table:
+    """Lines of text as a rich table, some of them bold; the first column is a name."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     # no frame: seven columns and a name fit into 80 characters
-    table = Table(title=Text(title), caption=Text(caption(rows)), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for i, header in enumerate(HEADERS):
+    table = Table(title=Text(title), caption=Text(caption), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for i, header in enumerate(headers):
         table.add_column(header, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
-    for row in rows:
+    for line, strong in zip(lines, bold, strict=True):
         # Text, not str: a name such as "[red]" is not markup
-        table.add_row(*(Text(cell) for cell in cells(row)), style="bold" if row.role == "teacher" else None)
+        table.add_row(*(Text(cell) for cell in line), style="bold" if strong else None)
     return table
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """A table in GitHub's Markdown, and under it what was measured."""
-    lines = [HEADERS, (":--", *("--:",) * (len(HEADERS) - 1)), *(cells(row) for row in rows)]
-    escaped = [[" ".join(c.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for c in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + f"\n\n{caption(rows)}\n"
+    return piped(HEADERS, [cells(row) for row in rows]) + f"\n{caption(rows)}\n"
+
+
+def piped(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Lines of text as a table in GitHub's Markdown; the first column is a name."""
+    every = [headers, (":--", *("--:",) * (len(headers) - 1)), *lines]
+    escaped = [[" ".join(c.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for c in line] for line in every]
+    return "".join("| " + " | ".join(line) + " |\n" for line in escaped)
