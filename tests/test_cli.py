@@ -193,8 +193,9 @@ def test_a_bad_flag_does_not_cost_the_old_run(runs: Path, capsys: Capture) -> No
     refused(capsys, "int expected", *words, "--set", "epochs=x")
     refused(capsys, "did you mean 'resnet-18'", *words, "--student", "resent-18")
     refused(capsys, "step size 9 is above the diameter", *words, "--objective", "pgd_at", "--set", "step_size=9")
-    refused(capsys, "at least one step", *words, "--objective", "pgd_at", "--set", "steps=0")
-    refused(capsys, "not finite on the first two images", *words, "--set", "temperature=0")
+    refused(capsys, "option steps is 0: it must be at least 1", *words, "--objective", "pgd_at", "--set", "steps=0")
+    refused(capsys, "option temperature is 0: it must be above 0", *words, "--set", "temperature=0")
+    refused(capsys, "not finite on the first two images", *words, "--set", "iga_weight=1e300")
     refused(
         capsys, "which --overwrite would empty", "distill", "--teacher", runs / "student", "--out", runs / "student", "--overwrite"
     )

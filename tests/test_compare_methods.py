@@ -260,7 +260,7 @@ def failing(after: float, error: Exception | None) -> Any:
 
 
 def test_a_run_that_has_to_stop_is_measured_and_marked(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OBJECTIVES, "ce", failing(0.6, None))
+    monkeypatch.setitem(OBJECTIVES, "ce", failing(0.94, None))
     recipe = table(teacher, train=SMALL | {"epochs": 2, "log_every": 5}, seeds=[3], methods={"kd": {}, "ce": {}})
     out = tmp_path / "out"
     compare_methods(methods(recipe), out, jobs=1)
@@ -283,14 +283,17 @@ def test_a_run_that_stops_before_it_has_weights_has_no_row(
     assert set(rows(tmp_path / "out")) == {"kd"}
     assert run("compare-methods", recipe, "--only", "ce", "--out", tmp_path / "alone", "--jobs", 1) == 1
     assert "every run had to stop" in capsys.readouterr().err
+    monkeypatch.setattr(module, "run", None)  # nor is it tried again
+    assert run("compare-methods", recipe, "--resume", "--out", tmp_path / "out", "--jobs", 1) == 0
+    assert set(rows(tmp_path / "out")) == {"kd"}
 
 
 @pytest.mark.parametrize(("error", "code"), [(BadInput("a layer is missing"), 2), (RuntimeError("a bug"), None)])
 def test_a_run_that_fails_costs_the_others_nothing(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, error: Exception, code: int | None
 ) -> None:
-    monkeypatch.setitem(OBJECTIVES, "ce", failing(0.7, error))
-    recipe = toml(tmp_path / "m.toml", table(teacher, seeds=[0], methods={"ce": {}, "kd": {}}))
+    monkeypatch.setitem(OBJECTIVES, "ce", failing(0.94, error))
+    recipe = toml(tmp_path / "m.toml", table(teacher, seeds=[0], methods={"ce": {}, "kd": {}}, train=SMALL | {"epochs": 2}))
     words = ("compare-methods", recipe, "--out", tmp_path / "out", "--jobs", 1)
     if code is None:
         with pytest.raises(RuntimeError, match="a bug"):
@@ -375,6 +378,9 @@ def test_bad_input_costs_nothing(done: Path, teacher: Path, tmp_path: Path, caps
     for said, *words in (
         ("exists: give --resume", recipe, "--out", done),
         ("nowhere", gone, "--out", done, "--overwrite"),
+        ("nowhere", gone, "--out", done, "--overwrite", "--only", "ce"),  # which does not ask for the teacher, but the table does
+        ("method ce: validation=5000 takes all", recipe, "--out", done, "--overwrite", "--set", "validation=5000"),
+        ("method ce: .*more.npz", recipe, "--out", done, "--overwrite", "--set", f"extra={tmp_path / 'more.npz'}"),
         ("without trained weights", untrained, "--out", done, "--overwrite"),
         ("--jobs is 0", recipe, "--out", done, "--overwrite", "--jobs", 0),
         ("whole numbers: --seeds 0,1,2", recipe, "--out", done, "--overwrite", "--seeds", "x"),

@@ -107,6 +107,13 @@ def test_the_step_that_is_counted_is_the_training_loops() -> None:
     assert perturbed.flops - plain.flops == pytest.approx(3 * one, rel=0.05)
 
 
+def test_a_phase_counts_for_its_share_of_training() -> None:
+    digits, base = data.load("digits"), {"model": "cnn?width=8", "objective": {"name": "ce"}}
+    plain, _ = step_cost(resolve(base), digits, CPU)
+    late, _ = step_cost(resolve(base | {"train": {"awp": 0.01, "awp_warmup": 0.75}}), digits, CPU)
+    assert (plain.student_forwards, late.student_forwards, late.student_backwards) == (1, 1.25, 1.25)
+
+
 def test_what_is_remembered_is_there_when_the_step_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def remembers(
         student: nn.Module, teacher: nn.Module | None, b: Batch, progress: float, *, memory: dict[str, Tensor]

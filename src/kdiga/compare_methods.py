@@ -10,7 +10,7 @@ import torch
 from kdiga import data, folder, pool, ranking
 from kdiga.compare import bring_records, entry
 from kdiga.counting import Cost, step_cost
-from kdiga.distill import run
+from kdiga.distill import _extra, _load, run
 from kdiga.errors import BadInput, Stopped
 from kdiga.methods import Method, difference
 from kdiga.ranking import evaluated
@@ -46,7 +46,9 @@ def compare_methods(
     folder.check_free(out, resume=resume, overwrite=overwrite, mark=ASKED, needed=sorted(s for s in named if s))
     dataset = data.load(first.data, root)
     teacher = None if first.teacher is None else entry("teacher", first.teacher)
-    costs = {m.name: _cost(m, dataset, device) for m in chosen}
+    costs = {m.name: _checked(m, dataset, device) for m in chosen}
+    if first.teacher is not None:
+        _load(first.teacher, dataset)
     if resume:
         for name, recipe in runs.items():
             _goes_on(name, recipe, out / name)
@@ -76,9 +78,15 @@ def compare_methods(
         raise Stopped(f"every run had to stop before it had a checkpoint: {(out / next(iter(runs)) / ranking.STOPPED).read_text()}")
 
 
-def _cost(method: Method, dataset: data.Dataset, device: torch.device) -> tuple[Cost, float]:
+def _checked(method: Method, dataset: data.Dataset, device: torch.device) -> tuple[Cost, float]:
+    """What the method's step costs, found by making some, after what else a run would refuse once its folder is there."""
+    recipe, images = method.recipe, len(dataset.train)
     try:
-        return step_cost(method.recipe, dataset, device)
+        if recipe.train.validation >= images:
+            raise BadInput(f"validation={recipe.train.validation} takes all of the {images} training images: set it lower")
+        if recipe.train.extra is not None:
+            _extra(recipe.train.extra, dataset)
+        return step_cost(recipe, dataset, device)
     except BadInput as error:
         raise BadInput(f"method {method.name}: {error}") from None
 

@@ -18,7 +18,7 @@ from kdiga.recipe import Recipe
 from kdiga.train import State, _step
 from kdiga.types import Batch
 
-FEW = 4  # images of the step that is counted
+FEW, POINTS = 2, 8  # images of the steps that are counted, and how many of these, spread over training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,10 @@ class Cost:
 
 
 def step_cost(recipe: Recipe, dataset: Dataset, device: torch.device) -> tuple[Cost, float]:
-    """What a step of the training loop costs half way through training, and the flops of one forward of the student, for an image.
+    """What a step of the training loop costs, and the flops of one forward of the student, for an image.
 
-    The step is made twice, without moving the weights, and counted the second time, when there is something to remember from step to step.
+    It is the mean over points spread over training, as some methods have phases; the weights do not move. A step before them is
+    not counted: the first finds nothing that is remembered from step to step.
     """
     few = sample(dataset.train, FEW).to(device)
     batch = Batch(few.images(), few.y, torch.arange(len(few), device=device))
@@ -46,11 +47,15 @@ def step_cost(recipe: Recipe, dataset: Dataset, device: torch.device) -> tuple[C
         student = _load(recipe.model, dataset).to(device).train()
         optimizer = optim.sgd(student, lr=1.0, momentum=0.0, weight_decay=0.0)
 
-        def step() -> None:
-            _step(student, teacher, objective, batch, 0.5, optimizer, 0.0, recipe.train, State(), memory)
+        def step(share: float) -> None:
+            _step(student, teacher, objective, batch, share, optimizer, 0.0, recipe.train, State(), memory)
 
-        step()
-        cost = count(step, student, [t for t in (teacher, standard) if t is not None], len(few))
+        def steps() -> None:
+            for i in range(POINTS):
+                step((i + 0.5) / POINTS)
+
+        step(0.0)
+        cost = count(steps, student, [t for t in (teacher, standard) if t is not None], POINTS * len(few))
         with torch.no_grad():
             forward = count(lambda: student(batch.x), student, (), len(few))
     return cost, forward.flops
