@@ -170,7 +170,7 @@ MUTANTS = [
     Mutant("numbers outside an option's domain pass", "options.py", "if number not in domain:", "if False:", "tests/test_options_and_recipe.py"),
     Mutant("calls are counted, not images", "counting.py", "+= len(gradient)", "+= 2", COUNTING),
     Mutant("weight perturbation is not counted: the objective alone is", "counting.py",
-           "_step(student, teacher, objective, batch, share, optimizer, 0.0, recipe.train, State(), memory)",
+           "update(student, teacher, objective, batch, share, optimizer, 0.0, recipe.train, State(), memory)",
            "torch.stack([t.mean() for t in objective(student, teacher, batch, share).values()]).sum().backward()", COUNTING),
     Mutant("the permutation test leaves out what is as extreme as the data", "stats.py", "chance[distance >= abs", "chance[distance > abs", STATS),
     Mutant("seeds as if they were more images", "stats.py", "a.sum(0) * len(b) - b.sum(0) * len(a)", "a[0].long() - b[0].long()", STATS),

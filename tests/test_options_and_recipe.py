@@ -130,6 +130,7 @@ def test_another_objective_drops_the_files_options() -> None:
         ({}, ["seed=4294967296"], "below"),
         ({}, ["norm=l2"], "l2 has no default eps"),
         ({}, ["name=kdgia"], "unknown objective"),
+        ({"methods": {"kd": {}}}, [], "kdiga compare-methods"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(table: dict[str, object], sets: list[str], said: str) -> None:

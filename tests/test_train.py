@@ -20,7 +20,7 @@ from kdiga.evaluate import Evaluation, evaluate
 from kdiga.feed import Feed
 from kdiga.models import Classifier, load
 from kdiga.objectives import ce, kdiga, pgd_at
-from kdiga.train import Settings, State, _step, fit, pick_device
+from kdiga.train import Settings, State, fit, pick_device, update
 from kdiga.types import Batch, Objective, Terms, Threat
 
 THREAT = Threat(norm=math.inf, eps=0.1)
@@ -321,7 +321,7 @@ def one_step(objective: Objective, settings: Settings, memory: dict[str, Tensor]
     student, state = network(0), State()
     optimizer = optim.sgd(student, lr=0.1, momentum=0.0, weight_decay=0.0)
     torch.manual_seed(5)
-    _step(student, None, objective, feed(training)(0), 0.5, optimizer, 0.1, settings, state, {} if memory is None else memory)
+    update(student, None, objective, feed(training)(0), 0.5, optimizer, 0.1, settings, state, {} if memory is None else memory)
     return student, state
 
 

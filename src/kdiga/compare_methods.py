@@ -10,7 +10,7 @@ import torch
 from kdiga import data, folder, pool, ranking
 from kdiga.compare import bring_records, entry
 from kdiga.counting import Cost, step_cost
-from kdiga.distill import _extra, _load, run
+from kdiga.distill import extra_images, load_model, run
 from kdiga.errors import BadInput, Stopped
 from kdiga.methods import Method, difference
 from kdiga.ranking import evaluated
@@ -48,7 +48,7 @@ def compare_methods(
     teacher = None if first.teacher is None else entry("teacher", first.teacher)
     costs = {m.name: _checked(m, dataset, device) for m in chosen}
     if first.teacher is not None:
-        _load(first.teacher, dataset)
+        load_model(first.teacher, dataset)
     if resume:
         for name, recipe in runs.items():
             _goes_on(name, recipe, out / name)
@@ -85,7 +85,7 @@ def _checked(method: Method, dataset: data.Dataset, device: torch.device) -> tup
         if recipe.train.validation >= images:
             raise BadInput(f"validation={recipe.train.validation} takes all of the {images} training images: set it lower")
         if recipe.train.extra is not None:
-            _extra(recipe.train.extra, dataset)
+            extra_images(recipe.train.extra, dataset)
         return step_cost(recipe, dataset, device)
     except BadInput as error:
         raise BadInput(f"method {method.name}: {error}") from None

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import flop_registry
 
 from kdiga import optim
 from kdiga.data import Dataset, sample
-from kdiga.distill import _load, _teachers
+from kdiga.distill import load_model, load_teachers
 from kdiga.recipe import Recipe
-from kdiga.train import State, _step
+from kdiga.train import State, update
 from kdiga.types import Batch
 
 FEW, POINTS = 2, 8  # images of the steps that are counted, and how many of these, spread over training
@@ -40,15 +40,15 @@ def step_cost(recipe: Recipe, dataset: Dataset, device: torch.device) -> tuple[C
     """
     few = sample(dataset.train, FEW).to(device)
     batch = Batch(few.images(), few.y, torch.arange(len(few), device=device))
-    teacher, standard = (t if t is None else t.to(device) for t in _teachers(recipe, dataset))
+    teacher, standard = (t if t is None else t.to(device) for t in load_teachers(recipe, dataset))
     memory: dict[str, Tensor] = {}
     objective = recipe.bound(standard_teacher=standard, memory=memory)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        student = _load(recipe.model, dataset).to(device).train()
+        student = load_model(recipe.model, dataset).to(device).train()
         optimizer = optim.sgd(student, lr=1.0, momentum=0.0, weight_decay=0.0)
 
         def step(share: float) -> None:
-            _step(student, teacher, objective, batch, share, optimizer, 0.0, recipe.train, State(), memory)
+            update(student, teacher, objective, batch, share, optimizer, 0.0, recipe.train, State(), memory)
 
         def steps() -> None:
             for i in range(POINTS):

@@ -34,13 +34,13 @@ def run(
     named = [s for s in (recipe.model, recipe.teacher, recipe.standard_teacher, recipe.data, train.extra) if s is not None]
     folder.check_free(out, resume=resume, overwrite=overwrite, needed=named)
     dataset = data.load(recipe.data, root)
-    teacher, standard = _teachers(recipe, dataset)
+    teacher, standard = load_teachers(recipe, dataset)
     torch.manual_seed(recipe.seed)
-    model = _load(recipe.model, dataset)
+    model = load_model(recipe.model, dataset)
     if train.validation >= len(dataset.train):
         raise BadInput(f"validation={train.validation} takes all of the {len(dataset.train)} training images: set it lower")
     training, validation = data.carve(dataset.train, train.validation, recipe.seed)
-    extra = _extra(train.extra, dataset) if train.extra else None
+    extra = extra_images(train.extra, dataset) if train.extra else None
     _try(recipe, model, teacher, standard, training)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # the random state that is saved is this one's
@@ -92,11 +92,12 @@ def run(
         models.save(model.cpu().eval(), out)
 
 
-def _load(spec: str, dataset: data.Dataset) -> models.Classifier:
+def load_model(spec: str, dataset: data.Dataset) -> models.Classifier:
+    """The model that `spec` names, for the images and classes of the data set."""
     return models.load(spec, shape=dataset.shape, classes=len(dataset.classes), mean=dataset.mean, std=dataset.std)
 
 
-def _teachers(recipe: Recipe, dataset: data.Dataset) -> tuple[nn.Module | None, nn.Module | None]:
+def load_teachers(recipe: Recipe, dataset: data.Dataset) -> tuple[nn.Module | None, nn.Module | None]:
     """The teacher and the standard-trained one, frozen, each only if the objective asks for it. Raises BadInput where one is not named."""
     found: list[nn.Module | None] = []
     for spec, needed, flag, what in (
@@ -112,11 +113,11 @@ def _teachers(recipe: Recipe, dataset: data.Dataset) -> tuple[nn.Module | None, 
             raise BadInput(f"objective {recipe.objective} {what}: give {flag} MODEL (a run folder, weights or a timm: name)")
         if needed and spec is not None:
             models.check_trained(spec)
-        found.append(_load(spec, dataset).eval().requires_grad_(False) if needed and spec is not None else None)
+        found.append(load_model(spec, dataset).eval().requires_grad_(False) if needed and spec is not None else None)
     return found[0], found[1]
 
 
-def _extra(spec: str, dataset: data.Dataset) -> data.Split:
+def extra_images(spec: str, dataset: data.Dataset) -> data.Split:
     """All images of an .npz file, those set aside for testing too. Raises BadInput where they do not fit the data set."""
     found = data.load(spec if spec.startswith("npz:") else f"npz:{spec}")
     if found.shape != dataset.shape or len(found.classes) > len(dataset.classes):

@@ -14,7 +14,7 @@ from kdiga import data, folder, models
 from kdiga.attacks.guard import guarded
 from kdiga.compare import Entry, entry, provenance, row
 from kdiga.counting import Cost
-from kdiga.distill import _load
+from kdiga.distill import load_model
 from kdiga.errors import BadInput
 from kdiga.evaluate import Evaluation, evaluate
 from kdiga.losses import cross_entropy, input_gradient
@@ -46,7 +46,7 @@ def evaluated(
 ) -> tuple[models.Classifier, Evaluation]:
     """The model and its evaluation as the recipe asks for it, which goes on from what the folder `own` holds."""
     test, how = data.sample(dataset.test, recipe.evaluate.n), recipe.evaluate
-    model, x = _load(spec, dataset).to(pick_device(recipe.train.device)), test.images()
+    model, x = load_model(spec, dataset).to(pick_device(recipe.train.device)), test.images()
     return model, evaluate(
         model, x, test.y, recipe.threat, attacks=how.attacks, batch_size=how.attack_batch, out=own, progress=progress
     )

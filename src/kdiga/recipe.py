@@ -114,6 +114,8 @@ def resolve(table: Mapping[str, Any], *, flags: Mapping[str, object] | None = No
     Flags and sets name a value by its key alone (`epochs`) or with its section (`train.epochs`). Raises BadInput for an unknown section,
     key, objective or attack, listing what is accepted, and for values of the wrong type.
     """
+    if "methods" in table:
+        raise BadInput("this recipe has several methods: run it with `kdiga compare-methods`")
     flat = _flatten(table)
     changes = {k: v for k, v in (flags or {}).items() if v is not None}
     changes |= dict(_assignment(text) for text in sets)

@@ -142,7 +142,7 @@ def fit(
             batch = feed(state.step)
             batch = Batch(batch.x.contiguous(memory_format=layout), batch.y, batch.row)
             rate = optim.learning_rate(settings.schedule, settings.lr, share, settings.milestones, settings.warmup)
-            _step(student, teacher, objective, batch, share, optimizer, rate, settings, state, memory)
+            update(student, teacher, objective, batch, share, optimizer, rate, settings, state, memory)
             if average is not None:
                 average.update_parameters(student)
             state.step += 1
@@ -171,7 +171,7 @@ def _over(state: State, settings: Settings) -> bool:
     return bool(settings.early_stopping) and state.since_best >= settings.early_stopping
 
 
-def _step(
+def update(
     student: nn.Module,
     teacher: nn.Module | None,
     objective: Objective,
