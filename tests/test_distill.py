@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from kdiga import data, models
 from kdiga.distill import run
@@ -75,7 +76,20 @@ def test_what_an_objective_remembers_is_in_the_checkpoint(tmp_path: Path) -> Non
 
 
 def test_one_step_training_is_watched(tmp_path: Path) -> None:
-    for name, watched in (("fgsm_rs", True), ("pgd_at", False)):
-        run(recipe(objective=name), tmp_path / name)
-        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        assert any("training" in line for line in lines) == watched
+    for i, (sets, watched) in enumerate(((["objective=fgsm_rs"], True), (["steps=1"], True), (["steps=2"], False),
+                                         (["objective=fgsm_rs", "validation_attacked=0"], False))):  # fmt: skip
+        run(recipe(*sets), tmp_path / str(i))
+        lines = [json.loads(line) for line in (tmp_path / str(i) / "log.jsonl").read_text().splitlines()]
+        assert any("training" in line for line in lines) == watched, sets
+
+
+@pytest.mark.parametrize(("objective", "options"), [("kdiga", []), ("igam", ["begin=0.9"])])
+def test_a_model_without_a_second_derivative_is_refused_before_the_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str, options: list[str]
+) -> None:
+    """Even where the term that needs one begins late in training."""
+    teacher = str(trained(tmp_path / "teacher", 0))
+    monkeypatch.setattr(nn.SiLU, "forward", lambda _, x: x * nn.functional.hardsigmoid(x))
+    with pytest.raises(BadInput, match=f"{objective} differentiates cnn.*act=silu twice, and it cannot be"):
+        run(recipe(*options, objective=objective, teacher=teacher, model="cnn?width=4&act=silu"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -285,7 +285,7 @@ def test_catastrophic_overfitting_stops_with_advice(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("kdiga.train.evaluate", made_up)
     training, _ = small()
     with pytest.raises(
-        Stopped, match=r"catastrophic overfitting: .* from 50% to 20% while FGSM's is 90%.*gradalign.*last good epoch"
+        Stopped, match=r"catastrophic overfitting: .* 50% at best and is 20% while FGSM's is 90%.*gradalign.*last good epoch"
     ):
         train(tmp_path, ce, replace(QUICK, epochs=9), watched=training)
     lines = [line["training"] for line in log(tmp_path) if "training" in line]
@@ -295,6 +295,30 @@ def test_catastrophic_overfitting_stops_with_advice(tmp_path: Path, monkeypatch:
         int(v) for k, v in load_file(tmp_path / "checkpoint" / "last.safetensors").items() if k.endswith("num_batches_tracked")
     }
     assert steps == {4 * 8}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told", "stops"), [(9, [(0.3, 0.01)] * 9, 3), (2, [(0.3, 0.3), (0.3, 0.05)], 2), (3, [(0.6, 0.3)] * 3, 0)]
+)
+def test_a_student_fooled_from_the_start_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, told: list[tuple[float, float]], stops: int
+) -> None:
+    """Three epochs in a row, or the last, in which PGD leaves next to nothing of FGSM's accuracy; a healthy gap is no alarm."""
+    left = iter(told)
+
+    def made_up(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, attacks: tuple[str, ...] = ()) -> Evaluation:
+        if "fgsm" not in attacks:
+            return evaluate(model, x, y, threat, attacks=attacks)
+        robust = {name: torch.arange(100) < 100 * value for name, value in zip(attacks, next(left), strict=True)}
+        return Evaluation(threat=threat, n=100, robust=robust, seconds={})
+
+    monkeypatch.setattr("kdiga.train.evaluate", made_up)
+    if stops:
+        with pytest.raises(Stopped, match="catastrophic overfitting"):
+            train(tmp_path, ce, replace(QUICK, epochs=epochs), watched=small()[0])
+    else:
+        train(tmp_path, ce, replace(QUICK, epochs=epochs), watched=small()[0])
+    assert sum("training" in line for line in log(tmp_path)) == (stops or epochs)
 
 
 def test_memory_outlives_an_interruption(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from kdiga.feed import Feed
 from kdiga.types import Batch, Objective, Progress, Threat
 
 FALL = 0.2  # of robust accuracy on training images: catastrophic overfitting, where one-step accuracy stays this far above
+FOOLED = 3  # epochs in a row in which PGD leaves less than a quarter of FGSM's accuracy: the same, from the start
 ENOUGH_STEPS = 200  # before these, a student at chance has not collapsed: it has not learnt yet
 
 
@@ -90,6 +91,7 @@ class State:
     best: float = -1.0  # PGD-20 accuracy of the validation images, at its best epoch
     since_best: int = 0  # epochs
     best_watched: float = 0.0  # PGD-20 accuracy of the watched training images, at its best
+    fooled: int = 0  # epochs in a row in which that was less than a quarter of FGSM's
     count: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)  # of each term since it was last logged, on the device
 
@@ -274,9 +276,10 @@ def _validate(
         line["training"] = {"fgsm": fgsm, "pgd20": pgd}
     _append(log, state, line)
     if watched is not None:
-        if pgd <= state.best_watched - FALL and pgd <= fgsm - FALL:
+        state.fooled = state.fooled + 1 if pgd < fgsm / 4 and pgd <= fgsm - FALL else 0
+        if (pgd <= state.best_watched - FALL and pgd <= fgsm - FALL) or state.fooled >= FOOLED or (state.fooled and last):
             raise Stopped(
-                f"catastrophic overfitting: PGD-20 accuracy on training images fell from {state.best_watched:.0%} to {pgd:.0%} while FGSM's is "
+                f"catastrophic overfitting: PGD-20 accuracy on training images was {state.best_watched:.0%} at best and is {pgd:.0%} while FGSM's is "
                 f"{fgsm:.0%}: the student withstands the one step that it is trained with and nothing else. Try a smaller step_size, "
                 f"objective gradalign, n_fgsm or pgd_at; the weights of the last good epoch are kept in {log.parent}"
             )

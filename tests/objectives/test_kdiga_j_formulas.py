@@ -36,7 +36,7 @@ def batch() -> Batch:
 @pytest.fixture
 def draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The projection is V, the random point x + 0.8 eps."""
-    monkeypatch.setattr(torch, "randn_like", lambda z: V.clone())
+    monkeypatch.setattr(torch, "randn_like", lambda z, dtype=None: V.clone())
     monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 0.9))
 
 
@@ -150,3 +150,13 @@ def test_it_is_a_bound_to_first_order_on_what_the_threat_can_do() -> None:
     direction = (v @ (student.w - teacher.w)).sign()
     moved = (THREAT.eps * direction @ (student.w - teacher.w).T * v).sum(1)
     assert torch.allclose(moved, error)
+
+
+def test_two_classes_under_bfloat16_are_finite() -> None:
+    """Two numbers of bfloat16 are equal now and then: a projection drawn in it would have no direction."""
+    torch.manual_seed(0)
+    student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in range(2))
+    b = Batch(torch.rand(4000, 1, 2, 2), torch.randint(2, (4000,)), torch.arange(4000))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = kdiga_j(student, teacher.requires_grad_(False), b, 0.0, threat=THREAT)
+    assert all(v.isfinite().all() for v in terms.values())

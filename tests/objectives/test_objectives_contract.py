@@ -112,7 +112,9 @@ def test_same_seed_same_terms(name: str) -> None:
 def test_terms_do_not_depend_on_how_the_data_are_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without BatchNorm and random starts, each sample's terms are its own: no mean over the batch hides in them."""
     monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 0.75))
-    monkeypatch.setattr(torch, "randn_like", lambda x: torch.linspace(-0.2, 0.5, x[0].numel()).to(x).view(x[0].shape).expand_as(x))
+    monkeypatch.setattr(
+        torch, "randn_like", lambda x, dtype=None: torch.linspace(-0.2, 0.5, x[0].numel()).to(x).view(x[0].shape).expand_as(x)
+    )
     student, teacher, b = network(1, batchnorm=False).double(), frozen(network(2, batchnorm=False).double()), batch()
     b = Batch(b.x.double(), b.y, b.row)
     for option in POINTS.get(name, [{}]):

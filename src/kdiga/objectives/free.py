@@ -6,7 +6,8 @@
 
 Each batch is shown `replays` times in a row, and delta is carried from step to step, also from one batch to the next, starting at
 zero, all as in the authors' code. The attack costs no forward and no backward of its own, so it sees the student in training mode;
-the 1/B of the mean loss has no part in a direction. Divide the epochs by `replays` to compare at equal cost.
+the 1/B of the mean loss has no part in a direction. An epoch keeps its number of steps and sees one in `replays` of the images: at equal
+epochs the number of updates is equal.
 
 The authors' code clips x + delta to the image range in front of the network and carries the unclipped delta: a clipped pixel has no
 gradient there. Here the carried delta is clipped. No teacher.

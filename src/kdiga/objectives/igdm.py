@@ -5,11 +5,12 @@
 
 A locally linear f has f(x + d) - f(x - d) = 2 J d: matching the difference matches the input gradient of every logit along the attack's
 direction, without a second derivative. The ramp is the authors' epoch / epochs. The best igdm_weight depends on `base`, teacher and
-data, from 0.5 to 220 in their tables; for a ResNet-18 on CIFAR-10: pgd_at 60 to 70, trades 20, ard 5 to 10, rslad 0.9 to 1, adaad 5.
+data, from 0.5 to 220 in their tables; for a ResNet-18 on CIFAR-10: pgd_at 60 to 70, trades 20, ard 5 to 10, rslad 9 to 10 (theirs 0.9 to 1, on a base
+that is a tenth of ours), adaad 5. Their ard has temperature 1, ours its own authors' 30.
 
 Where this differs from the authors' code: x" is clipped. The two images are then symmetric about their midpoint, which is x
 wherever nothing was clipped, and a black pixel that the attack makes lighter still takes part, over half the length. Their forward at x'
-also serves the base, ours cannot: besides what the base shows it, the student's BatchNorm sees x' and x", each in a batch of its own.
+serves some of their bases too, ours cannot: besides what the base shows it, the student's BatchNorm sees x' and x", each in a batch of its own.
 """
 
 import torch

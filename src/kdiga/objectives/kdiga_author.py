@@ -33,7 +33,7 @@ def kdiga_author(
     start: Literal["clean", "uniform"] = "clean",
 ) -> Terms:
     """Terms: `ce`, `kd` per sample, and `iga`, the batch's one value repeated so that its mean is the value.
-    It is the one objective whose terms depend on how the data are cut into batches."""
+    So its terms depend on how the data are cut into batches."""
     u = batch.x.detach()
     if start == "uniform":
         if threat is None or threat.norm != inf:

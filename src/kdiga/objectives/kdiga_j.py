@@ -47,7 +47,7 @@ def kdiga_j(
     """Terms: `ce`, `kd`, `jac`, all in nats."""
     u = _point(student, teacher, batch.x, threat, point).requires_grad_()
     target, z = teacher(u), student(u)
-    v = torch.randn_like(z)
+    v = torch.randn_like(z, dtype=torch.promote_types(z.dtype, torch.float32))  # bfloat16's rounding is no unit vector
     v = v - v.mean(1, keepdim=True)
     v = v / v.norm(dim=1, keepdim=True)
     g_teacher = input_gradient((v * target).sum(1), u)

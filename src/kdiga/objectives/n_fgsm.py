@@ -31,7 +31,10 @@ def n_fgsm(
     step_size: Positive | None = None,
 ) -> Terms:
     """Terms: `ce` at the attacked images. `noise` in units of eps; `step_size` in image units, None is eps."""
-    noisy = random_point(batch.x, replace(threat, eps=noise * threat.eps))
+    reach = noise * threat.eps
+    noisy = random_point(
+        batch.x, replace(threat, eps=reach if threat.norm == 2 else min(reach, 1.0))
+    )  # wider than the whole range is no wider
     with eval_mode(student):
         x = maximise(lambda u: cross_entropy(student(u), batch.y), noisy, threat, steps=1, step_size=step_size, start=noisy)
     return {"ce": cross_entropy(student(x), batch.y)}

@@ -30,8 +30,8 @@ def trades(
 ) -> Terms:
     """Terms: `ce` at the clean images and `kl` between clean and attacked predictions, times beta."""
     with eval_mode(student):
-        with torch.no_grad():
-            clean = student(batch.x)
+        # detached, not under no_grad: before torch 2.10 autocast cached weights that it had cast there, and the outer loss then taught nothing
+        clean = student(batch.x).detach()
         attacked = maximise(
             lambda u: kl(student(u), clean),
             batch.x,
