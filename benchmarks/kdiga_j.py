@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from statistics import fmean, stdev
@@ -27,7 +26,7 @@ from kdiga.inner import eval_mode, maximise, random_point
 from kdiga.losses import cross_entropy, input_gradient, kl, norm
 from kdiga.recipe import threat_for
 from kdiga.train import Settings, fit
-from kdiga.types import Batch, Terms, Threat
+from kdiga.types import Batch, Objective, Terms, Threat
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default: e^2 / 2, random projection, random point": {},
@@ -75,7 +74,7 @@ def directions(kind: str, target: Tensor, y: Tensor) -> Tensor:
             else torch.where(order[:, 0] == y, order[:, 1], order[:, 0])
         )
         v[rows, first], v[rows, other] = 1.0, -1.0
-    return v / v.norm(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(v, dim=1)
 
 
 def objective(
@@ -91,7 +90,7 @@ def objective(
     ce_weight: float = 0.5,
     kd_weight: float = 0.5,
     teacher_scale: float = 1.0,
-) -> Callable[[nn.Module, nn.Module | None, Batch, float], Terms]:
+) -> Objective:
     """kdiga_j with everything about its alignment open to change."""
     dual, ratio = (1.0 if threat.norm == inf else 2.0), [0.0]
 
@@ -183,7 +182,7 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     settings = {k: str(v) for k, v in vars(a).items() if k not in ("out", "seeds", "only")}
-    known = (
+    known: dict[str, Any] = (
         json.loads(a.out.read_text()) if a.out.exists() else {"settings": settings, "environment": folder.environment(), "runs": []}
     )
     if known["settings"] != settings:
@@ -194,11 +193,20 @@ def main() -> None:
             if (name, seed) not in done:
                 known["runs"].append({"variant": name, "seed": seed} | measure(a, VARIANTS[name], seed))
                 a.out.write_text(json.dumps(known, indent=1) + "\n")
-        runs = [r for r in known["runs"] if r["variant"] == name]
+                print(f"{name}, seed {seed}: {known['runs'][-1]}", flush=True)
+    print(table(known["runs"]))
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over the seeds, in GitHub's Markdown, in the order of VARIANTS."""
+    lines = ["| variant | clean | PGD-20 |", "| :-- | --: | --: |"]
+    for name in [n for n in VARIANTS if any(r["variant"] == n for r in runs)]:
+        cells = []
         for key in ("clean", "pgd20"):
-            values = [100 * r[key] for r in runs]
-            print(f"{key} {fmean(values):5.1f}{f' +- {stdev(values):3.1f}' if len(values) > 1 else ''}", end="   ")
-        print(name, flush=True)
+            values = [100 * r[key] for r in runs if r["variant"] == name]
+            cells.append(f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "") + " %")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
