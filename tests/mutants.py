@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant("CURE in evaluation mode", "objectives/cure.py", "g_far = input_gradient(", "student.eval()\n    g_far = input_gradient(", TEACHER),
     Mutant("shared papers are cited twice", "cite.py", "keys = dict.fromkeys(", "keys = list(", "tests/test_cite.py"),
     Mutant("a wrong digit in an arXiv id", "references.bib", "eprint = {1901.08573}", "eprint = {1901.08575}", "tests/test_cite.py"),
-    Mutant("objectives with a teacher listed as without", "contents.py", "needs_teacher(name) is needs", "needs_teacher(name) is not needs", "tests/test_contents.py"),
+    Mutant("objectives with a teacher listed as without", "contents.py", "distils(name) is needs", "distils(name) is not needs", "tests/test_contents.py"),
     Mutant("what the loop fills in is shown as an option", "contents.py", "accepted(function, hidden=GIVEN).values()", "accepted(function).values()", "tests/test_contents.py"),
     Mutant("lines are not wrapped", "contents.py", "width or 10**6", "10**6", "tests/test_contents.py"),
     Mutant("cosines divide by a vanishing gradient", "losses.py", "torch.where(short, 1.0, lengths[0] * lengths[1])", "lengths[0] * lengths[1]", GUIDED),

@@ -8,7 +8,7 @@ import pytest
 from kdiga.cli import main
 from kdiga.contents import about, contents, listing
 from kdiga.errors import BadInput
-from kdiga.objectives import GIVEN, OBJECTIVES, needs_teacher
+from kdiga.objectives import GIVEN, OBJECTIVES, distils
 from kdiga.options import Count, Positive, accepted, convert
 
 Capture = pytest.CaptureFixture[str]
@@ -24,8 +24,8 @@ def test_an_objectives_line_says_what_it_is_and_who_it_is_by(name: str) -> None:
 
 def test_objectives_are_listed_by_whether_they_need_a_teacher() -> None:
     alone, taught, hint = listing("objectives").split("\n\n")
-    assert [line.split()[0] for line in alone.splitlines()[1:]] == [n for n in OBJECTIVES if not needs_teacher(n)]
-    assert [line.split()[0] for line in taught.splitlines()[1:]] == [n for n in OBJECTIVES if needs_teacher(n)]
+    assert [line.split()[0] for line in alone.splitlines()[1:]] == [n for n in OBJECTIVES if not distils(n)]
+    assert [line.split()[0] for line in taught.splitlines()[1:]] == [n for n in OBJECTIVES if distils(n)]
     assert "NAME" in hint
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdiga.cli import parser
+from kdiga.objectives import OBJECTIVES
 from kdiga.recipe import shipped
 from kdiga.report.rows import read_results
 from kdiga.report.table import markdown
@@ -47,3 +48,7 @@ def test_tables_are_what_was_measured(name: str) -> None:
     """The README's tables are the Markdown of the committed results, figure by figure."""
     rows = read_results(ROOT / "docs" / "results" / f"{name}.json")
     assert markdown(rows).partition("\n\n")[0] in README
+
+
+def test_objectives_are_counted() -> None:
+    assert f"**{len(OBJECTIVES)} objectives**" in README

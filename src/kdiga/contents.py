@@ -44,9 +44,9 @@ def listing(kind: str, width: int | None = None) -> str:
     shown = {name: wrapper.fill(f"{name:{indent}}{line}") for name, line in lines.items()}
     if kind != "objectives":
         return "\n".join(shown.values())
-    from kdiga.objectives import needs_teacher
+    from kdiga.objectives import distils
 
-    groups = [[GROUPS[needs], *(line for name, line in shown.items() if needs_teacher(name) is needs)] for needs in (False, True)]
+    groups = [[GROUPS[needs], *(line for name, line in shown.items() if distils(name) is needs)] for needs in (False, True)]
     hint = "Formula and options: kdiga list objectives NAME. BibTeX: kdiga cite NAME."
     return "\n\n".join(["\n".join(group) for group in groups] + [hint])
 

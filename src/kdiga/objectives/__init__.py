@@ -90,6 +90,7 @@ __all__ = [
     "ce",
     "cure",
     "dgad",
+    "distils",
     "fgsm_rs",
     "free",
     "gradalign",
@@ -115,6 +116,11 @@ __all__ = [
     "saad",
     "trades",
 ]
+
+
+def distils(objective: str) -> bool:
+    """Whether there is a teacher of either kind: a robust one, or a standard-trained one alone (igd)."""
+    return needs_teacher(objective) or "standard_teacher" in inspect.signature(OBJECTIVES[objective]).parameters
 
 
 def needs_teacher(objective: str) -> bool:

@@ -1,10 +1,10 @@
-"""This package, after Srinivas and Fleuret 2018, arXiv 1803.00443: KDIGA on random projections of the logits (Jacobian matching), near x.
+"""This package, after Shao et al. 2021, arXiv 2110.12072, and Srinivas and Fleuret 2018, arXiv 1803.00443: KDIGA on projected logits, near x.
 
     u  = x + U(ball)                              v = a random unit vector of logit space, orthogonal to (1, ..., 1), one per sample
     e  = eps || grad_u <v, f_s(u)> - grad_u <v, f_t(u)> ||_dual
     L  = ce_weight CE(f_s(u), y) + kd_weight T^2 KL(softmax(f_t(u) / T) || softmax(f_s(u) / T)) + jac_weight e^2 / 2
 
-KDIGA (Shao et al. 2021, arXiv 2110.12072) aligns the gradient of the label's cross-entropy, which vanishes where the teacher is sure, and with
+KDIGA aligns the gradient of the label's cross-entropy, which vanishes where the teacher is sure, and with
 it the signal. The logits' Jacobian does not vanish there. Matching a random projection of it is, in expectation, matching all of it: Czarnecki
 et al. 2017, arXiv 1706.04859, project outputs in the same way; Hoffman et al. 2019, arXiv 1908.02729, penalise the student's own Jacobian so.
 
