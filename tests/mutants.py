@@ -117,6 +117,8 @@ MUTANTS = [
            'memory.setdefault("first_adv", a)', "torch.ones_like(a)", GUIDED),
     Mutant("DGAD takes the clean image of the wrong samples", "objectives/dgad.py", "argmax(1) != batch.y", "argmax(1) == batch.y", GUIDED),
     Mutant("DGAD without the swap at the attacked image", "objectives/dgad.py", "kl(z, _corrected(target, batch.y))", "kl(z, target)", GUIDED),
+    Mutant("IGD takes its gradient in evaluation mode", "objectives/igd.py", "    g_student = input_gradient(",
+           "    student.eval()\n    g_student = input_gradient(", GUIDED),
     Mutant("IGD's gradient is detached", "objectives/igd.py", "create_graph=True)", "create_graph=False)", GUIDED),
     Mutant("IGAM matches gradients of the loss, not of the probability", "objectives/igam.py",
            "return torch.exp(-cross_entropy(z, y))", "return cross_entropy(z, y)", GUIDED),

@@ -439,7 +439,6 @@ def test_igd_is_its_formula() -> None:
     def transcription(student: nn.Module, teacher: nn.Module, b: Batch) -> dict[str, list[Tensor]]:
         u = climb(student, b, lambda i, z, _: label_loss(z, b.y[i]), uniform(b))
         z = student(u)
-        student.eval()
         a = slope(student, b.x, lambda i, z: label_loss(z, b.y[i]))
         g = slope(teacher, b.x, lambda i, z: label_loss(z, b.y[i])).detach()
         return rows({"ce": lambda i: label_loss(z[i], b.y[i]), "igd": lambda i: 1 - cosine(a[i], g[i])}, b)

@@ -20,7 +20,7 @@ DEFAULTS = {name: {o: p.default for o, p in accepted(f, hidden=GIVEN).items()} f
 # A norm over the batch (that is what it is for), partners in the batch to mix with, weights that the batch decides.
 CUT_DEPENDENT = {"kdiga_author", "advfunmatch", "saad", "mtard"}
 # Of the student in training mode, where it is not one.
-TWO = "trades mart llr cure rslad iad adaiad kdiga_ard_c kdiga_ard_a dgad mtard saad"
+TWO = "trades mart llr cure rslad iad adaiad kdiga_ard_c kdiga_ard_a dgad mtard saad igd"
 FORWARDS = dict.fromkeys(TWO.split(), 2) | {"gradalign": 3, "igdm": 3}
 STANDARD = {"mtard": {"clean"}}  # terms that listen to the standard-trained teacher alone
 LABELS = {"ce"}  # terms that need not listen to the teacher

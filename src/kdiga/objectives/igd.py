@@ -8,13 +8,13 @@ are more even, and the student's are turned, not scaled, towards them. So f_n is
 robustness comes from x' alone. `teacher` is not used.
 
 What is ours: the published abstract fixes the cosine, the adversarial training and the teacher. The point of the gradients (the clean
-image), the mode they are taken in (evaluation: each sample's own, and BatchNorm learns from x' only, as in `pgd_at`) and the weight 1 are
-choices of this package: the authors' training code and their weight were not available.
+image), the mode they are taken in (training, as `kdiga`) and the weight 1 are choices of this package: the authors' training code and their
+weight were not available. In evaluation mode the term is met by the running statistics alone: on digits the student then withstood
+the attack in training mode, and nothing in evaluation mode (AutoAttack 0.8 % instead of what adversarial training reaches).
 """
 
 from torch import nn
 
-from kdiga.inner import eval_mode
 from kdiga.losses import angle, cross_entropy, input_gradient
 from kdiga.objectives.ard import label_attack
 from kdiga.options import Count, Positive, Weight
@@ -35,9 +35,8 @@ def igd(
 ) -> Terms:
     """Terms: `ce` at the attacked images, `igd` (from 0 to 2, times igd_weight)."""
     attacked = label_attack(student, batch, threat, steps=steps, step_size=step_size)
-    loss = cross_entropy(student(attacked), batch.y)  # first: it moves the statistics that the gradient below is taken with
+    loss = cross_entropy(student(attacked), batch.y)
     x = batch.x.detach().requires_grad_()
     g_teacher = input_gradient(cross_entropy(standard_teacher(x), batch.y), x)
-    with eval_mode(student):
-        g_student = input_gradient(cross_entropy(student(x), batch.y), x, create_graph=True)
+    g_student = input_gradient(cross_entropy(student(x), batch.y), x, create_graph=True)
     return {"ce": loss, "igd": igd_weight * angle(g_student, g_teacher)}
