@@ -134,3 +134,11 @@ def test_many_models_are_told_as_a_range() -> None:
     assert said.startswith(
         "7 models keep between 10 % (m1) and 70 % (m7) of the teacher's robust accuracy under AutoAttack; m7 is ahead of m6"
     )
+
+
+def test_the_best_of_the_kdiga_family_is_set_against_kd() -> None:
+    rows = [
+        TEACHER,
+        *(row(name, share) for name, share in (("kd", 0.1), ("kdiga", 0.3), ("kdiga_j", 0.5), ("ard", 0.55))),
+    ]
+    assert "kdiga_j is ahead of kd" in verdict(rows)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from kdiga.report.rows import Row
 from kdiga.report.text import interval, percent
 
-MANY = 4  # more models than this are told as a range
+MANY = 5  # more models than this are told as a range
 
 
 def verdict(rows: Sequence[Row]) -> str:
@@ -59,7 +59,8 @@ def _each(rows: Sequence[Row], text: Callable[[Row], str], verb: tuple[str, str]
 def _pair(rows: Sequence[Row]) -> tuple[Row, Row]:
     """The two rows whose intervals matter most, the more robust one first."""
     ranked = sorted(rows, key=_robust, reverse=True)
-    named = [next((r for r in ranked if (r.objective or r.name).lower() == name), None) for name in ("kdiga", "kd")]
+    families = [[r for r in ranked if (r.objective or r.name).lower() in names] for names in (("kdiga", "kdiga_j"), ("kd",))]
+    named = [family[0] if family else None for family in families]
     pair = [r for r in named if r is not None] if None not in named else ranked[:2]
     first, second = sorted(pair, key=_robust, reverse=True)
     return first, second
