@@ -29,8 +29,9 @@ architecture (PATH.pt?arch=resnet-18); options follow a question mark (cnn?width
 Robust accuracy means AutoAttack (standard); anything weaker is named for what it is.
 """
 DEMO = """\
-Trains a robust teacher and, at a quarter of its weights, students by cross-entropy, distillation (KD), and KDIGA at the clean and at a random
-point; attacks all five with AutoAttack. No network, no download, about three minutes on two cores. Leaves a table, results.json and a page."""
+Trains a robust teacher and, at a quarter of its weights, students by cross-entropy, distillation (KD), KDIGA at the clean and at a random
+point, and KDIGA on projected logits; attacks all six with AutoAttack. No network, no download, about three minutes on two cores. Leaves a
+table, results.json and a page."""
 TEACH = """\
   kdiga teach --data digits --model 'cnn?width=24' --out runs/teacher
   kdiga teach --data cifar10 --model wrn-28-10 --objective trades --set epochs=100 --out runs/trades
@@ -123,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         kept = argparse.RawDescriptionHelpFormatter
         return verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.\n\n{more}", formatter_class=kept)
 
-    demo = verb("demo", "a teacher, four students and their evaluation on scikit-learn's digits", DEMO)
+    demo = verb("demo", "a teacher, five students and their evaluation on scikit-learn's digits", DEMO)
     demo.add_argument("--seed", type=int, default=0)
     _folder(demo, Path("runs/demo"))
     demo.set_defaults(run=_demo)
