@@ -250,7 +250,7 @@ def failing(after: float, error: Exception | None) -> Any:
 
     def objective(student: nn.Module, teacher: nn.Module | None, batch: Batch, progress: float) -> Terms:
         terms = OBJECTIVES["kd"](student, student, batch, progress)
-        if progress <= after:
+        if progress <= after or len(batch.y) == 2:  # two images: the dry call
             return terms
         if error is not None:
             raise error
