@@ -1,0 +1,49 @@
+"""The tables in docs/results.md are the committed results, figure by figure, and what they were measured with is known."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kdiga import ranking
+from kdiga.methods import methods
+from kdiga.objectives import OBJECTIVES
+from kdiga.recipe import read
+from kdiga.report.methods import markdown
+
+ROOT = Path(__file__).parents[1]
+TEXT, RESULTS = (ROOT / "docs" / "results.md").read_text(), ROOT / "docs" / "results"
+
+
+@pytest.mark.parametrize("name", ["methods-digits", "methods-fashion"])
+def test_the_comparisons_are_what_was_measured_with_the_recipe_that_ships(name: str) -> None:
+    rows, teacher, about = ranking.read_report(RESULTS / name)
+    assert markdown(rows, teacher, about).partition("\n\n")[0] in TEXT
+    assert teacher is not None
+    assert len(about.provenance["revision"]) == 12  # a commit, and nothing changed since
+    assert {(row.name, row.objective) for row in rows} == {(m.name, m.recipe.objective) for m in methods(read(name))}
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion"])
+def test_the_studys_tables_are_what_was_measured(name: str) -> None:
+    found = json.loads((RESULTS / f"kdiga_j-{name}.json").read_text())
+    assert study().table(found["runs"]) in TEXT
+    assert len(found["environment"]["revision"]) == 12
+
+
+def study() -> ModuleType:
+    """benchmarks/kdiga_j.py"""
+    spec = importlib.util.spec_from_file_location("study", ROOT / "benchmarks" / "kdiga_j.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["study"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_comparison_on_digits_leaves_no_objective_out() -> None:
+    assert {m.recipe.objective for m in methods(read("methods-digits"))} == set(OBJECTIVES)
