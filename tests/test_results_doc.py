@@ -3,16 +3,20 @@
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from torch import nn
 
 from kdiga import ranking
 from kdiga.methods import methods
-from kdiga.objectives import OBJECTIVES
+from kdiga.objectives import OBJECTIVES, kdiga_j
 from kdiga.recipe import read
 from kdiga.report.methods import markdown
+from kdiga.types import Batch, Threat
 
 ROOT = Path(__file__).parents[1]
 TEXT, RESULTS = (ROOT / "docs" / "results.md").read_text(), ROOT / "docs" / "results"
@@ -32,6 +36,21 @@ def test_the_studys_tables_are_what_was_measured(name: str) -> None:
     found = json.loads((RESULTS / f"kdiga_j-{name}.json").read_text())
     assert study().table(found["runs"]) in TEXT
     assert len(found["environment"]["revision"]) == 12
+
+
+def test_the_studys_default_is_the_objective() -> None:
+    """benchmarks/kdiga_j.py opens everything to change and so writes the objective out again: unchanged, it must be the same one."""
+    threat = Threat.parse("linf", "0.1")
+    torch.manual_seed(0)
+    student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.SiLU(), nn.Linear(8, 5)) for _ in range(2))
+    teacher.requires_grad_(False)
+    batch = Batch(torch.rand(6, 1, 4, 4), torch.randint(5, (6,)), torch.arange(6))
+    found = []
+    for objective in (study().objective(threat), partial(kdiga_j, threat=threat)):
+        torch.manual_seed(1)
+        found.append(objective(student, teacher, batch, 0.5))
+    assert found[0].keys() == found[1].keys() == {"ce", "kd", "jac"}
+    assert all(torch.allclose(found[0][k], found[1][k]) for k in found[0])
 
 
 def study() -> ModuleType:

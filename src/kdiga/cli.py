@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     distill = verb("distill", "train a student from a robust teacher", DISTILL)
     _training(distill)
     distill.add_argument("--teacher", metavar="MODEL", help="run folder, weights, or timm: name of the teacher")
-    distill.add_argument("--standard-teacher", metavar="MODEL", help="a second teacher, trained without attacks (mtard)")
+    distill.add_argument("--standard-teacher", metavar="MODEL", help="a teacher trained without attacks (mtard, igd)")
     distill.add_argument("--student", metavar="SPEC", help="the network to train; one with weights is trained further")
     distill.set_defaults(run=_train, default="kdiga")
 

@@ -29,7 +29,7 @@ def run(
 ) -> None:
     """Train what `recipe` describes and leave recipe.toml, environment.json, log.jsonl, checkpoint/ and the weights in `out`.
 
-    What is wrong with the input is found before the folder is touched: the objective is called once on two images. Raises BadInput,
+    What is wrong with the input is found before the folder is touched: the objective is tried on two images. Raises BadInput,
     KeyboardInterrupt, after which `resume` goes on, and Stopped (see `train.fit`) with the last good epoch's weights in `out`.
     """
     train, device = recipe.train, pick_device(recipe.train.device)
