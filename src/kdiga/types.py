@@ -80,4 +80,12 @@ class Attack(Protocol):
     def __call__(self, model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images: ...
 
 
+@runtime_checkable
+class Measure(Protocol):
+    """One number for each sample, of any model; options are keyword-only. Those that compare with a teacher have an option `teacher`, which
+    the caller fills in. The model is left as it was: mode, gradients, statistics, random state."""
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels, threat: Threat) -> PerSample: ...
+
+
 Progress = Callable[[str, int, int], None]  # (what is being done, done so far, out of): called often, must be cheap
