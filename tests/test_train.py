@@ -19,7 +19,7 @@ from kdiga.errors import BadInput, Stopped
 from kdiga.evaluate import Evaluation, evaluate
 from kdiga.feed import Feed
 from kdiga.models import Classifier, load
-from kdiga.objectives import ce, kdiga, pgd_at
+from kdiga.objectives import ce, kd, kdiga, kdiga_j, pgd_at
 from kdiga.train import Settings, State, fit, pick_device, update
 from kdiga.types import Batch, Objective, Terms, Threat
 
@@ -225,6 +225,7 @@ def test_weights_never_see_validation_images(tmp_path: Path) -> None:
         ("momentum", 1.0),
         ("weight_decay", -0.1),
         ("validation_attacked", -1),
+        ("noise", -0.1),
         ("awp", 1.5),
         ("awp_warmup", -0.1),
         ("extra_fraction", 1.0),
@@ -399,3 +400,44 @@ def test_weight_perturbation_waits_for_its_warmup() -> None:
     early, _ = one_step(ce, replace(QUICK, awp=0.05, awp_warmup=0.6))
     never, _ = one_step(ce, QUICK)
     assert same(early, never)
+
+
+def test_noise_is_added_to_what_student_and_teacher_see_and_is_not_clipped(tmp_path: Path) -> None:
+    training, _ = small()
+    seen: list[Tensor] = []
+
+    def record(student: nn.Module, teacher: nn.Module | None, batch: Batch, progress: float) -> Terms:
+        seen.append(batch.x)
+        return ce(student, teacher, batch, progress)
+
+    train(tmp_path, record, replace(QUICK, noise=0.25))
+    clean = torch.cat([feed(training)(step).x for step in range(len(seen))])
+    noise = torch.cat(seen) - clean
+    assert noise.std().item() == pytest.approx(0.25, rel=0.01)
+    assert abs(noise.mean().item()) < 0.005
+    assert torch.cat(seen).min().item() < -0.5
+    assert torch.cat(seen).max().item() > 1.5
+    assert not torch.equal(noise[:32], noise[32:64])
+
+
+@pytest.mark.parametrize("objective", [ce, kd, kdiga, partial(kdiga_j, threat=THREAT), partial(pgd_at, threat=THREAT, steps=2)])
+def test_objectives_learn_under_noise(tmp_path: Path, objective: Objective) -> None:
+    settings = replace(QUICK, epochs=2, noise=0.25, validation_attacked=0)
+    kept = train(tmp_path, objective, settings, teacher=network(9).eval())
+    assert all(v.isfinite().all() for v in kept.state_dict().values())
+    losses = [float(str(line["loss"])) for line in log(tmp_path) if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_a_noisy_run_that_was_interrupted_ends_bit_equal(tmp_path: Path) -> None:
+    settings = replace(QUICK, noise=0.25)
+    whole = train(tmp_path / "whole", ce, settings)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == 11:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", ce, settings, progress=interrupt)
+    assert same(whole, train(tmp_path / "broken", ce, settings, resume=True))
+    assert not same(whole, train(tmp_path / "plain", ce))
