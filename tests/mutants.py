@@ -20,6 +20,7 @@ ARD, GUIDED, TEACHER, JACOBIAN = (
 )
 FEED, COUNTING, METHODS = "tests/test_feed.py", "tests/test_counting.py", "tests/test_compare_methods.py"
 EVALUATE, ATTACKS, STATS, DATA = "tests/test_evaluate.py", "tests/attacks", "tests/test_stats.py", "tests/data"
+AUTO, SQUARE = "tests/attacks/test_attacks_autoattack.py", "tests/attacks/test_attacks_square.py"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,24 @@ MUTANTS = [
     Mutant("NaN logits count as right", "evaluate/stage.py", "(z.argmax(1) == y) & ~z.isnan().any(1)", "(z.argmax(1) == y) | z.isnan().any(1)", EVALUATE),
     Mutant("attack seeds depend on the process", "evaluate/stage.py", 'int.from_bytes(sha256(f"{seed}/{name}/{row}".encode()).digest()[:7])',
            'int.from_bytes(sha256(f"{seed}/{row}".encode()).digest()[:7])', EVALUATE),
-    Mutant("nine targets for any number of classes", "attacks/autoattack.py", "targets = min(TARGETS, classes - 1)", "targets = TARGETS", ATTACKS),
+    Mutant("eight targets", "attacks/packing.py", "TARGETS = 9", "TARGETS = 8", AUTO),
+    Mutant("the label is a target", "attacks/packing.py", "[:, 1 : TARGETS + 1]", "[:, :TARGETS]", AUTO),
+    Mutant("Auto-PGD: the step is halved later", "attacks/apgd.py", "s.rises <= 0.75 * since", "s.rises <= 0.5 * since", AUTO),
+    Mutant("Auto-PGD: a loss that stands still is no reason to halve", "attacks/apgd.py", " | (~s.halved & (s.checked >= s.best))", "", AUTO),
+    Mutant("Auto-PGD: no momentum", "attacks/apgd.py", "0.75 if i else 1.0", "1.0", AUTO),
+    Mutant("Auto-PGD: a halved run does not go back", "attacks/apgd.py", "torch.where(_wide(halve), s.best_u, s.u)", "s.u", AUTO),
+    Mutant("DLR with the third logit alone", "attacks/apgd.py", "(top[:, 2] + top[:, 3]) / 2", "top[:, 2]", AUTO),
+    Mutant("FAB does not overshoot", "attacks/fab.py", "ETA, ALPHA, BETA = 1.05", "ETA, ALPHA, BETA = 1.0", AUTO),
+    Mutant("FAB is not drawn back to the image", "attacks/fab.py", "s.x + BETA * (u - s.x)", "u", AUTO),
+    Mutant("FAB takes a point outside the ball for a success", "attacks/fab.py", "<= threat.eps", "<= 9", AUTO),
+    Mutant("FAB's plane without the box", "attacks/fab.py", "torch.where(way > 0, 1 - u, u)", "torch.ones_like(u)", AUTO),
+    Mutant("Square's windows do not shrink", "attacks/square.py", "2 ** bisect_left(HALVED_AFTER, query)", "1", SQUARE),
+    Mutant("Square keeps a query that another one made void", "attacks/square.py", "kept &= turn == first[of]", "pass", SQUARE),
+    Mutant("Square counts queries that are void", "attacks/square.py", "s.spent + first + 1", "s.spent + ahead", SQUARE),
+    Mutant("Square asks what changes nothing", "attacks/square.py", "(u != s.best[of]).flatten(1).any(1) & ", "", SQUARE),
+    Mutant("what only the folded copy gets wrong counts as withstood", "attacks/autoattack.py", "for searched in (fast, model):",
+           "for searched in (fast,):", AUTO),
+    Mutant("a copy with other logits is attacked", "attacks/folding.py", "return fast if torch.allclose", "return fast if True or torch.allclose", AUTO),
     Mutant("FGSM takes half a step", "attacks/pgd.py", "steps=1, step_size=threat.eps, start=x", "steps=1, step_size=threat.eps / 2, start=x", ATTACKS),
     Mutant("a normal interval instead of Wilson's", "stats.py", 'method="wilson"', 'method="exact"', STATS),
     Mutant("a validation set that is also trained on", "data/splits.py", "(~chosen, chosen)", "(chosen | True, chosen)", DATA),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from kdiga.attacks.autoattack import apgd_ce, apgd_t, fab_t, square
 from kdiga.attacks.pgd import fgsm, pgd20, pgd100
+from kdiga.attacks.reference import pyautoattack
 from kdiga.errors import BadInput
 from kdiga.options import choices
 from kdiga.types import Attack
@@ -16,6 +17,7 @@ ATTACKS: dict[str, Attack] = {
     "fgsm": fgsm,
     "pgd20": pgd20,
     "pgd100": pgd100,
+    "pyautoattack": pyautoattack,
     "apgd-ce": apgd_ce,
     "apgd-t": apgd_t,
     "fab-t": fab_t,

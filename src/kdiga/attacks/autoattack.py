@@ -1,8 +1,8 @@
-"""The four attacks of AutoAttack "standard" (Croce and Hein 2020, arXiv 2003.01690), one by one, as the package pyautoattack runs them.
+"""The four members of AutoAttack "standard" (Croce and Hein 2020, arXiv 2003.01690), with its steps, targets and queries.
 
-Of that package only the attacks' own classes are used, with the settings that its `AutoAttack(version="standard")` gives them.
-Its cascade, its checks (one removes the process's trace hook and takes a compiled model for a dynamic defence) and its resume
-file (which it cannot read back) are not: `evaluate` does that work.
+Written anew, so that a sample is finished as soon as it is broken; for a sample that is not broken they do what the package pyautoattack
+does (attack `pyautoattack`), up to random draws. They run on a copy of the model with its BatchNorm folded into the convolutions, where
+that can be had; what was broken there and is not broken on the model itself is attacked again on the model.
 
 Few classes. The attacks that aim at a class aim at the min(9, k - 1) best wrong ones of k classes. The targeted DLR loss
 (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2) needs four logits: with two or three classes APGD-T maximises its numerator z_t - z_y instead.
@@ -10,106 +10,93 @@ Nothing else changes: Auto-PGD steps along the sign (l-inf) or the direction (l2
 with each other, so that the missing denominator is not a missing scale.
 """
 
-import logging
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 
+from kdiga.attacks.apgd import climb, random_start, targeted, untargeted
+from kdiga.attacks.fab import approach
+from kdiga.attacks.folding import folded
 from kdiga.attacks.guard import check_range, guarded
+from kdiga.attacks.packing import VALUES, Runs, each_target, right
+from kdiga.attacks.square import search
 from kdiga.errors import BadInput
-from kdiga.types import Images, Labels, Logits, PerSample, Threat
+from kdiga.inner import project
+from kdiga.types import Attack, Images, Labels, Outcomes, Threat
 
-STEPS, QUERIES, TARGETS = 100, 5000, 9
-QUIET = logging.Logger("pyautoattack", logging.CRITICAL + 1)  # without a logger it warns of zero gradients through `warnings`
-
-Build = Callable[..., Any]  # (model, classes, norm=, eps=, seed=, device=) -> one of pyautoattack's attacks
+STEPS, QUERIES = 100, 5000
 
 
 def apgd_ce(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
     """Auto-PGD on the cross-entropy: 100 steps from a random point (Croce and Hein 2020, arXiv 2003.01690)."""
-    return run(build_apgd_ce, model, x, y, threat)
+
+    def attack(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+        row, start = torch.arange(len(x), device=x.device), random_start(x, threat)
+        return climb(model, untargeted, x, y, row, y, threat, start=start, steps=STEPS)[0]
+
+    return run(partial(sparing, attack), model, x, y, threat)
 
 
 def apgd_t(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
     """Auto-PGD on the targeted DLR loss: 100 steps from a random point for each of the 9 best wrong classes (arXiv 2003.01690)."""
-    return run(build_apgd_t, model, x, y, threat)
+
+    def attack(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+        def aimed(x: Images, y: Labels, row: Runs, target: Runs) -> tuple[Images, Outcomes]:
+            return climb(model, targeted, x, y, row, target, threat, start=random_start(x[row], threat), steps=STEPS)
+
+        return each_target(aimed, model, x, y)
+
+    return run(partial(sparing, attack), model, x, y, threat)
 
 
 def fab_t(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
     """FAB: 100 steps to the nearest point across the boundary to each of the 9 best wrong classes (Croce and Hein 2020, arXiv 1907.02044)."""
-    return run(build_fab_t, model, x, y, threat)
+
+    def attack(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+        def aimed(x: Images, y: Labels, row: Runs, target: Runs) -> tuple[Images, Outcomes]:
+            return approach(model, x, y, row, target, threat, steps=STEPS)
+
+        return each_target(aimed, model, x, y)
+
+    return run(partial(sparing, attack), model, x, y, threat)
 
 
 def square(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
-    """Square: random search without gradients, 5000 queries (Andriushchenko et al. 2020, arXiv 1912.00049).
+    """Square: random search without gradients, 5000 queries (Andriushchenko et al. 2020, arXiv 1912.00049)."""
 
-    One window serves the whole batch at each query: the result depends on how samples are batched.
-    """
-    return run(build_square, model, x, y, threat)
+    def attack(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+        return search(model, x, y, threat, queries=QUERIES)[0]
 
-
-def build_apgd_ce(model: nn.Module, classes: int, **common: Any) -> Any:
-    from pyautoattack.autopgd_base import APGDAttack
-
-    return APGDAttack(model, loss="ce", n_iter=STEPS, n_restarts=1, eot_iter=1, rho=0.75, **common)
+    return run(partial(sparing, attack), model, x, y, threat)
 
 
-def build_apgd_t(model: nn.Module, classes: int, **common: Any) -> Any:
-    from pyautoattack.autopgd_base import APGDAttack_targeted
+def run(attack: Attack, model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+    """What `attack` finds for the samples that are classified right, in the ball; x where the model is wrong on x.
 
-    targets = min(TARGETS, classes - 1)
-    attack = APGDAttack_targeted(
-        model, n_iter=STEPS, n_restarts=1, eot_iter=1, rho=0.75, n_target_classes=targets, logger=QUIET, **common
-    )
-    if classes < 4:
-
-        def targeted_margin(z: Logits, y: Labels) -> PerSample:
-            return (z.gather(1, attack.y_target[:, None]) - z.gather(1, y[:, None]))[:, 0]
-
-        attack.dlr_loss_targeted = targeted_margin
-    return attack
-
-
-def build_fab_t(model: nn.Module, classes: int, **common: Any) -> Any:
-    from pyautoattack.fab_pt import FABAttack_PT
-
-    return FABAttack_PT(model, n_iter=STEPS, n_restarts=1, targeted=True, n_target_classes=min(TARGETS, classes - 1), **common)
-
-
-def build_square(model: nn.Module, classes: int, **common: Any) -> Any:
-    from pyautoattack.square import SquareAttack
-
-    return SquareAttack(model, p_init=0.8, n_queries=QUERIES, n_restarts=1, resc_schedule=False, **common)
-
-
-def run(build: Build, model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
-    """The attack's images: those it broke, and x where it failed.
-
-    Raises BadInput for images outside [0, 1] (pyautoattack would clip them and attack others), for fewer than two classes, and for
-    sizes at which Square's l2 start does not exist.
+    Raises BadInput for images outside [0, 1] and for fewer than two classes.
     """
     check_range(x)
-    if build is build_square and threat.norm == 2:
-        _check_tiles(*x.shape[2:])
     with guarded(model, x.device):
         x, y = x.detach().clone(memory_format=torch.contiguous_format), y.clone()
-        if threat.eps == 0:
-            return x
-        classes = model(x[:1]).shape[1]
-        if classes < 2:
-            raise BadInput(f"an attack needs a classifier of at least two classes, the model has {classes}")
-        seed = int(torch.randint(2**31, ()))
-        norm = "L2" if threat.norm == 2 else "Linf"
-        attack = build(model, classes, norm=norm, eps=threat.eps, seed=seed, device=x.device, verbose=False)
-        images: Images = attack.perturb(x, y).detach()
-        return images
+        z = model(x)
+        if z.shape[1] < 2:
+            raise BadInput(f"an attack needs a classifier of at least two classes, the model has {z.shape[1]}")
+        found, rows = x.clone(), right(z, y).nonzero()[:, 0]
+        if threat.eps and len(rows):
+            found[rows] = project(attack(model, x[rows], y[rows], threat), x[rows], threat)
+        return found
 
 
-def _check_tiles(height: int, width: int) -> None:
-    """Under l2 Square starts from tiles of side height // 5: pyautoattack fails where the last tile of a row or column sticks out."""
-    side = height // 5
-    start = (height - 5 * side) // 2
-    if side == 0 or (side > 1 and any(start + n // side * side > n for n in (height, width))):
-        raise BadInput(f"square under l2 cannot start on images of {height}x{width} pixels: leave it out, or use another size")
+def sparing(attack: Attack, model: nn.Module, x: Images, y: Labels, threat: Threat) -> Images:
+    """`attack` on the model's folded copy and, on a CPU, in parts that fit its caches; then on the model what is not broken there."""
+    found, left, fast = x.clone(), torch.arange(len(x), device=x.device), folded(model, x[:8])
+    size = max(8, VALUES // x[0].numel()) if x.device.type == "cpu" else len(x)
+    for searched in (fast, model):
+        for rows in left.split(size):
+            found[rows] = attack(searched, x[rows], y[rows], threat)
+        changed = (found[left] != x[left]).flatten(1).any(1)  # broken, says the search
+        left = left[changed & right(model(project(found[left], x[left], threat)), y[left])]
+        if not len(left):
+            break
+    return found

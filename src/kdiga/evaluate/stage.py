@@ -10,9 +10,10 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from kdiga.attacks import ATTACKS
+from kdiga.attacks.packing import right as right
 from kdiga.evaluate.checks import checked_logits
 from kdiga.inner import project
-from kdiga.types import Images, Labels, Logits, Outcomes, Progress, Threat
+from kdiga.types import Images, Labels, Outcomes, Progress, Threat
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +66,6 @@ def withstands(model: nn.Module, found: Images, x: Images, y: Labels, threat: Th
     with torch.no_grad():
         usable = found.isfinite().flatten(1).all(1)[:, None, None, None]
         return right(model(project(torch.where(usable, found, x).to(x), x, threat)), y)
-
-
-def right(z: Logits, y: Labels) -> Outcomes:
-    """Classified right: the label's logit is the first of the largest, and none is NaN."""
-    return (z.argmax(1) == y) & ~z.isnan().any(1)
 
 
 def stream(seed: int, name: str, row: int) -> int:
