@@ -18,6 +18,11 @@ def kl(z: Logits, target: Logits, temperature: float = 1.0) -> PerSample:
     return temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
+def margin(z: Logits, y: Labels) -> PerSample:
+    """max_{j != y} z_j - z_y: below 0 where the label wins."""
+    return _wide(z).scatter(1, y[:, None], -torch.inf).amax(1) - _wide(z).gather(1, y[:, None])[:, 0]
+
+
 def norm(v: Images, p: float) -> PerSample:
     """Each sample's l_p norm. Its gradient at v = 0 is 0, not NaN."""
     length: PerSample = torch.linalg.vector_norm(v.flatten(1), ord=p, dim=1)

@@ -24,7 +24,13 @@ TWO = "trades mart llr cure rslad iad adaiad kdiga_ard_c kdiga_ard_a dgad mtard 
 FORWARDS = dict.fromkeys(TWO.split(), 2) | {"gradalign": 3, "igdm": 3}
 STANDARD = {"mtard": {"clean"}}  # terms that listen to the standard-trained teacher alone
 LABELS = {"ce"}  # terms that need not listen to the teacher
-NEAR = {"kdiga_author", "free", "cure", "gradnorm"}  # which by default, or at the first step, stay closer to x than the ball's edge
+NEAR = {
+    "kdiga_author",
+    "free",
+    "cure",
+    "gradnorm",
+    "ibp",
+}  # which by default, or at the first step, stay closer to x than the ball's edge
 # May leave [0, 1], as the author's code does, and the ball by this factor: a start and a step, the ball of a mixed image.
 OUTSIDE = {"kdiga_author": 1.0, "n_fgsm": 3.0, "advfunmatch": 10.0}
 POINTS: dict[str, list[dict[str, Any]]] = {

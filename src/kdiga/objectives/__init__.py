@@ -22,6 +22,7 @@ from kdiga.objectives.free import free
 from kdiga.objectives.gradalign import gradalign
 from kdiga.objectives.gradnorm import gradnorm
 from kdiga.objectives.iad import iad
+from kdiga.objectives.ibp import ibp
 from kdiga.objectives.igam import igam
 from kdiga.objectives.igd import igd
 from kdiga.objectives.igdm import igdm
@@ -53,6 +54,7 @@ OBJECTIVES: dict[str, Callable[..., Terms]] = {
     "llr": llr,
     "cure": cure,
     "gradnorm": gradnorm,
+    "ibp": ibp,
     "kd": kd,
     "kdiga": kdiga,
     "kdiga_author": kdiga_author,
@@ -96,6 +98,7 @@ __all__ = [
     "gradalign",
     "gradnorm",
     "iad",
+    "ibp",
     "igam",
     "igd",
     "igdm",
