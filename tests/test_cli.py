@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from kdiga import compare as compare_module
+from kdiga.attacks import autoattack
 from kdiga.cli import main
 from kdiga.compare import entries
 from kdiga.contents import contents
+from kdiga.evaluate.cost import Cost
 from kdiga.folder import locked
 from kdiga.objectives import OBJECTIVES
+from kdiga.report import robustbench
 from kdiga.types import Batch, Terms
 
 SMALL = ["--set", "epochs=1", "--set", "validation=100", "--set", "validation_attacked=10"]
@@ -229,6 +234,98 @@ def test_an_evaluation_goes_on_only_with_what_it_began(runs: Path, tmp_path: Pat
     after = load_file(tmp_path / "e" / "per_sample.safetensors")
     assert after.keys() == before.keys()
     assert all(torch.equal(v, before[k]) for k, v in after.items())
+
+
+def test_a_budget_chooses_the_images_before_and_keeps_them(
+    runs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of a second for each image and model, so it is said."""
+    monkeypatch.setattr(compare_module, "cost", lambda *a, **k: Cost(low=0.001, high=0.1))
+    words = ["evaluate", runs / "student", "--attacks", "fgsm", "--n", "100", "--out", tmp_path / "b"]
+    assert run(*words, "--budget", "6s") == 0
+    err = capsys.readouterr().err
+    assert "Attacking 60 images takes 0.1 s if all break at once, 6.0 s if all withstand everything" in err
+    assert re.search(r"^It took \d", err, re.M)
+    (row,) = json.loads((tmp_path / "b" / "results.json").read_text())
+    assert row["n"] == 60
+    assert run(*words[:-1], tmp_path / "n", "--n", "60") == 0
+    chosen, plain = (load_file(tmp_path / name / "per_sample.safetensors") for name in "bn")
+    assert all(torch.equal(v, plain[k]) for k, v in chosen.items())
+    monkeypatch.setattr(compare_module, "cost", lambda *a, **k: Cost(low=0.001, high=0.05))  # a quieter machine, later
+    assert run(*words, "--budget", "6s", "--resume") == 0
+    assert json.loads((tmp_path / "b" / "results.json").read_text())[0]["n"] == 60
+    refused(capsys, "goes on with what .* began", *words, "--budget", "9s", "--resume")
+    refused(capsys, "goes on with what .* began", *words, "--resume")
+    pair = ["compare", runs / "student", runs / "teacher", "--attacks", "fgsm", "--budget", "6s"]
+    assert run(*pair, "--out", tmp_path / "two") == 0
+    assert [r["n"] for r in json.loads((tmp_path / "two" / "results.json").read_text())] == [60, 60]
+    assert run(*words[:-1], tmp_path / "small", "--n", "30", "--budget", "1h") == 0
+    assert json.loads((tmp_path / "small" / "results.json").read_text())[0]["n"] == 30
+
+
+def test_a_budget_that_cannot_be_kept_or_read_is_one_line(
+    runs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_module, "cost", lambda *a, **k: Cost(low=0.001, high=2.0))
+    words = ["evaluate", runs / "student", "--out", tmp_path / "b", "--budget"]
+    refused(capsys, "60 seconds is too short: 50 images.* may take 100 seconds .*--budget 120s", *words, "1m")
+    refused(capsys, "'soon' is no time: write 90s, 10m or 2h", *words, "soon")
+    refused(capsys, "is no time", *words, "0")
+    assert not (tmp_path / "b").exists()
+
+
+def test_only_a_long_evaluation_says_what_it_takes(
+    runs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", runs / "student", "--attacks", "fgsm", "--n", "20", "--out"]
+    for high, said in ((1.0, False), (10.0, True)):
+        monkeypatch.setattr(compare_module, "cost", lambda *a, high=high, **k: Cost(low=0.5, high=high))
+        assert run(*words, tmp_path / str(said)) == 0
+        assert ("10.0 s if all break at once, 3 min 20 s if all" in capsys.readouterr().err) is said
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AutoAttack of a few steps and queries, in this process."""
+    monkeypatch.setattr(autoattack, "STEPS", 4)
+    monkeypatch.setattr(autoattack, "QUERIES", 10)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
+
+@pytest.mark.usefixtures("short")
+def test_neighbours_are_tested_in_every_output(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "c"
+    words = ["compare", runs / "teacher", runs / "student", "--n", "12", "--attacks", "autoattack", "--out", out]
+    assert run(*words) == 0
+    shown = capsys.readouterr().out
+    (pair,) = json.loads((out / "report.json").read_text())["pairs"]
+    robust = {r["name"]: r["autoattack"] for r in json.loads((out / "results.json").read_text())}
+    assert (pair["only_first"] - pair["only_second"]) / 12 == pytest.approx(robust[pair["first"]] - robust[pair["second"]])
+    assert pair["only_first"] >= pair["only_second"]
+    for text in (shown, (out / "results.md").read_text(), (out / "report.html").read_text()):
+        assert "the same 12 images" in text
+    facts = json.loads((out / "report.json").read_text())
+    del facts["pairs"]  # as an older comparison left it
+    (out / "report.json").write_text(json.dumps(facts))
+    assert run("report", out) == 0
+    assert "the same 12 images" not in capsys.readouterr().out + (out / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("short")
+def test_all_test_images_leave_an_entry_for_robustbench_and_fewer_say_why_not(
+    runs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(robustbench.BOARDS, ("digits", inf), "0.2")
+    monkeypatch.setattr(robustbench, "IMAGES", 12)
+    words = ["evaluate", runs / "student", "--attacks", "autoattack", "--out"]
+    assert run(*words, tmp_path / "few", "--n", "11") == 0
+    assert "No RobustBench entry: it takes all 12 test images, 11 were attacked (--n 12)." in capsys.readouterr().out
+    assert not (tmp_path / "few" / "robustbench").exists()
+    assert run(*words, tmp_path / "all", "--n", "12") == 0
+    assert "No RobustBench" not in capsys.readouterr().out
+    said = json.loads((tmp_path / "all" / "robustbench" / "student.json").read_text())
+    (row,) = json.loads((tmp_path / "all" / "results.json").read_text())
+    assert (said["clean_acc"], said["autoattack_acc"]) == (f"{100 * row['clean']:.2f}", f"{100 * row['autoattack']:.2f}")
 
 
 def test_models_with_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:

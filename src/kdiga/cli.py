@@ -47,7 +47,11 @@ EVALUATE = """\
   kdiga evaluate runs/student --data digits --out runs/student-evaluated
   kdiga evaluate 'weights.pt?arch=resnet-18' --data cifar10 --eps 8/255 --n 1000 --out runs/theirs
 
-Attacks run only on what the model classifies right; AutoAttack's four only on what is left. An interrupted evaluation goes on with --resume."""
+  kdiga evaluate runs/student --data cifar10 --n 10000 --budget 2h --out runs/student-evaluated
+
+Attacks run only on what the model classifies right; AutoAttack's four only on what is left. An interrupted evaluation goes on with --resume.
+A long one says before it begins what it may take; --budget attacks as many images as fit into that time whatever the outcomes.
+All 10,000 test images of CIFAR at RobustBench's eps leave an entry for its leaderboard in robustbench/."""
 COMPARE = """\
   kdiga compare runs/teacher runs/student --data digits --out runs/comparison
 
@@ -61,6 +65,13 @@ those that --set takes: objective (NAME if not said), its options, epochs, model
 weights and in the same data order, and attacked on the same test images. The table says accuracy (mean and standard deviation over seeds),
 p against the next method, the alignment of input gradients, training time and what a step costs. Ctrl-C keeps what is done for --resume;
 without --only, --resume completes the table."""
+MEASURE = """\
+  kdiga measure runs/teacher runs/student --data digits --out runs/measured
+  kdiga measure runs/* --data digits --measures local-linearity,smoothing-radius --set sigma=0.1 --out runs/smoothed
+
+Attacks the models and measures them on the same images, says which measure foretells the attacks, and draws a page of plots.
+`kdiga list measures` says what can be measured; --set NAME=VALUE sets an option of every measure that has it, --set MEASURE.NAME=VALUE of one.
+Measures that compare with a teacher take it from the models' recipes, or from --teacher."""
 REPORT = "No model is run: the page is drawn from what the folder holds (results.json, report.json, pictures.safetensors)."
 LIST = """\
   kdiga list objectives       what training can minimise, each with a line and the paper it is from
@@ -71,8 +82,9 @@ CITE = """\
   kdiga cite autoattack       those behind an attack: AutoAttack's own, FAB's and Square's
 
 A NAME is an objective or an attack (kdiga list), pgd or autoattack. Papers that several names share are printed once."""
+TOLD_FROM = 60.0  # seconds that an evaluation may take, from which on it says so before it begins
 ASKED = "asked.json"  # in a comparison: what was asked for, so that --resume can hold on to it
-KINDS = ("objectives", "attacks", "models", "datasets", "recipes")
+KINDS = ("objectives", "attacks", "measures", "models", "datasets", "recipes")
 
 
 class Parser(argparse.ArgumentParser):
@@ -144,11 +156,15 @@ def parser() -> argparse.ArgumentParser:
     evaluate = verb("evaluate", "clean and robust accuracy of one model, with intervals", EVALUATE)
     evaluate.add_argument("models", metavar="MODEL", nargs=1)
     _measuring(evaluate, Path("runs/evaluation"))
+    _budget(evaluate)
+    _health(evaluate)
     evaluate.set_defaults(run=_compare)
 
     compare = verb("compare", "evaluate several models alike: one table and one page", COMPARE)
     compare.add_argument("models", metavar="MODEL", nargs="+")
     _measuring(compare, Path("runs/comparison"))
+    _budget(compare)
+    _health(compare)
     compare.set_defaults(run=_compare)
 
     methods = verb("compare-methods", "train several objectives alike and compare them: one table and one page", METHODS)
@@ -169,13 +185,27 @@ def parser() -> argparse.ArgumentParser:
     methods.add_argument("--root", metavar="DIR", type=Path, help="where the data sets lie (default: $KDIGA_DATA or ./data)")
     methods.set_defaults(run=_compare_methods)
 
+    measure = verb("measure", "local linearity, alignment, transfer bounds and certificates, held against attacks", MEASURE)
+    measure.add_argument("models", metavar="MODEL", nargs="+")
+    measure.add_argument(
+        "--measures", metavar="NAME,...", help="what to measure (kdiga list measures); what explains robust transfer by default"
+    )
+    measure.add_argument(
+        "--teacher", metavar="MODEL", help="what to compare with (default: the teacher that the models' recipes name)"
+    )
+    measure.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="an option of the measures: sigma=0.25, clever.radius=0.5"
+    )
+    _measuring(measure, Path("runs/measured"))
+    measure.set_defaults(run=_measure)
+
     report = verb("report", "draw the HTML page of a run, comparison or demo again and print its table", REPORT)
     report.add_argument("folder", metavar="RUN", type=Path)
     report.set_defaults(run=_report)
 
     listing = verb("list", "what can be named: " + ", ".join(KINDS), LIST)
     listing.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
-    listing.add_argument("name", nargs="?", metavar="NAME", help="an objective, to see all about it")
+    listing.add_argument("name", nargs="?", metavar="NAME", help="an objective or a measure, to see all about it")
     listing.set_defaults(run=_list)
 
     cite = verb("cite", "BibTeX for what was used", CITE)
@@ -217,6 +247,20 @@ def _measuring(verb: argparse.ArgumentParser, out: Path) -> None:
     _folder(verb, out)
     verb.add_argument("--resume", action="store_true", help="go on with what --out already holds")
     verb.add_argument("--root", metavar="DIR", type=Path, help="where the data sets lie (default: $KDIGA_DATA or ./data)")
+
+
+def _budget(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--budget", metavar="TIME", help="90s, 10m, 2h: as many of the --n images as surely fit, settled before any result is seen"
+    )
+
+
+def _health(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--health",
+        action="store_true",
+        help="also run the checks that need attacks of their own: is the robustness real? (a minute or so)",
+    )
 
 
 def _folder(verb: argparse.ArgumentParser, default: Path | None) -> None:
@@ -284,33 +328,58 @@ def _recipe(a: argparse.Namespace) -> "Recipe":
 
 
 def _compare(a: argparse.Namespace) -> int:
+    from dataclasses import replace
+    from time import perf_counter
+
     from kdiga import data, folder
-    from kdiga.compare import compare, entries, load
+    from kdiga.compare import compare, entries, foretell, load
+    from kdiga.evaluate.cost import duration
     from kdiga.progress import live
     from kdiga.recipe import Testing, threat_for
+    from kdiga.report import text
+    from kdiga.report.sentence import expected
     from kdiga.train import pick_device
 
-    threat = threat_for(a.data, a.norm, a.eps)
-    testing = Testing(attacks=tuple(name.strip() for name in a.attacks.split(",")), n=a.n, attack_batch=a.batch_size)
-    asked = json.dumps(
-        {"models": a.models, "data": a.data, "threat": str(threat), "attacks": testing.attacks, "n": a.n, "batch": a.batch_size}
-    )
+    threat, budget = threat_for(a.data, a.norm, a.eps), duration(a.budget) if a.budget else None
+    testing = Testing(attacks=_names(a.attacks), n=a.n, attack_batch=a.batch_size)
+    asked = {"models": a.models, "data": a.data, "threat": str(threat), "attacks": list(testing.attacks), "n": a.n}
+    asked |= {"batch": a.batch_size} | ({"budget": a.budget} if a.budget else {})
     folder.check_free(a.out, resume=a.resume, overwrite=a.overwrite, mark=ASKED, needed=[*a.models, a.data])
-    if a.resume and (a.out / ASKED).read_text() != asked:
-        raise BadInput(
-            f"--resume goes on with what {a.out} began, which was {(a.out / ASKED).read_text()}: give the same again, or another --out"
-        )
+    n = _begun(a.out, asked) if a.resume else None
     pick_device(a.device)
     chosen = entries(a.models)
     dataset = data.load(a.data, a.root)
     loaded = load(chosen, dataset)
-    if not a.resume:
+    told = None
+    if n is None:
+        n, each = foretell(loaded, dataset, threat, testing, device=a.device, budget=budget)
+        told = expected(each, n, len(dataset.test)) if budget or each.high * n > TOLD_FROM else None
         folder.start(a.out, overwrite=a.overwrite)
-        folder.atomic_write(a.out / ASKED, asked.encode())
-    title = f"{dataset.name}, {threat}"
+        folder.atomic_write(a.out / ASKED, json.dumps(asked | {"images": n}).encode())
+    if told:
+        print(told, file=sys.stderr, flush=True)
+    title, begin = f"{dataset.name}, {threat}", perf_counter()
     with folder.locked(a.out), live() as progress:
-        rows = compare(chosen, loaded, dataset, threat, testing, a.out, title=title, device=a.device, progress=progress)
+        testing = replace(testing, n=n)
+        rows = compare(
+            chosen, loaded, dataset, threat, testing, a.out, title=title, device=a.device, thorough=a.health, progress=progress
+        )
+    if told:
+        print(f"It took {text.duration(perf_counter() - begin)}.", file=sys.stderr)
     return _show(rows, title, a.out)
+
+
+def _begun(out: Path, asked: dict[str, object]) -> int:
+    """The number of images that the evaluation in `out` began with. Raises BadInput if it was asked for something else."""
+    said = (out / ASKED).read_text()
+    try:
+        begun = json.loads(said)
+        n = int(begun.pop("images", asked["n"]))
+    except (ValueError, TypeError, AttributeError):
+        begun, n = None, 0
+    if begun != asked:
+        raise BadInput(f"--resume goes on with what {out} began, which was {said}: give the same again, or another --out")
+    return n
 
 
 def _compare_methods(a: argparse.Namespace) -> int:
@@ -344,14 +413,64 @@ def _show_methods(out: Path) -> int:
     return 0
 
 
+def _measure(a: argparse.Namespace) -> int:
+    from kdiga import data, folder
+    from kdiga.compare import entries, load
+    from kdiga.measure import DEFAULT, asked, measure
+    from kdiga.progress import live
+    from kdiga.recipe import Testing, assignment, threat_for
+
+    threat = threat_for(a.data, a.norm, a.eps)
+    testing = Testing(attacks=_names(a.attacks), n=a.n, attack_batch=a.batch_size)
+    chosen = entries(a.models)
+    what = asked(_names(a.measures) if a.measures else DEFAULT, dict(assignment(text) for text in a.set), a.teacher, chosen)
+    folder.check_free(
+        a.out,
+        resume=a.resume,
+        overwrite=a.overwrite,
+        mark=ASKED,
+        needed=[*a.models, a.data, *([what.teacher] if what.teacher else [])],
+    )
+    dataset = data.load(a.data, a.root)
+    load(chosen, dataset)
+    if not a.resume:
+        folder.start(a.out, overwrite=a.overwrite)
+    folder.atomic_write(a.out / ASKED, json.dumps({"models": a.models, "data": a.data, "n": a.n}).encode())
+    with folder.locked(a.out), live() as progress:
+        measure(chosen, what, dataset, threat, testing, a.out, title=f"{dataset.name}, {threat}", progress=progress)
+    return _show_measures(a.out)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _show_measures(out: Path) -> int:
+    from rich.console import Console
+
+    from kdiga.measure import read_report
+    from kdiga.report.measures import terminal, verdict
+
+    found, agreement, rows, about = read_report(out)
+    console = Console()
+    for table in terminal(found, agreement, rows, about):
+        console.print(table)
+    console.print(verdict(agreement, about), soft_wrap=True, highlight=False)
+    console.print(f"Page: {out / 'report.html'}   numbers: {out / 'measures.json'}", soft_wrap=True, highlight=False)
+    return 0
+
+
 def _report(a: argparse.Namespace) -> int:
-    from kdiga import ranking
+    from kdiga import measure, ranking
     from kdiga.compare import write_report
     from kdiga.report.rows import read_results
 
     if (a.folder / "methods.json").exists():
         ranking.write_report(a.folder)
         return _show_methods(a.folder)
+    if (a.folder / "measures.json").exists():
+        measure.write_report(a.folder)
+        return _show_measures(a.folder)
     if not (a.folder / "results.json").exists():
         raise BadInput(
             f"{a.folder} holds no results.json: name the folder of a run that was evaluated, of a comparison or of the demo"
@@ -363,11 +482,14 @@ def _report(a: argparse.Namespace) -> int:
 def _show(rows: "Sequence[Row]", title: str, out: Path) -> int:
     from rich.console import Console
 
+    from kdiga.compare import remarks
+    from kdiga.report import health
     from kdiga.report.table import terminal, verdict
 
     console = Console()
     console.print(terminal(rows, title))
-    console.print(verdict(rows), soft_wrap=True, highlight=False)
+    for remark in (*remarks(out), verdict(rows), *health.lines(health.load(out, [row.name for row in rows]))):
+        console.print(remark, soft_wrap=True, highlight=False, markup=False)
     console.print(f"Page: {out / 'report.html'}   rows: {out / 'results.json'}", soft_wrap=True, highlight=False)
     return 0
 
@@ -375,10 +497,12 @@ def _show(rows: "Sequence[Row]", title: str, out: Path) -> int:
 def _list(a: argparse.Namespace) -> int:
     from kdiga.contents import about, listing
 
-    if a.name and a.kind != "objectives":
-        raise BadInput(f"only objectives have more to show than their line: kdiga list {a.kind} shows those of all {a.kind}")
+    if a.name and a.kind not in ("objectives", "measures"):
+        raise BadInput(
+            f"only objectives and measures have more to show than their line: kdiga list {a.kind} shows those of all {a.kind}"
+        )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # whole lines for grep
-    print(about(a.name) if a.name else listing(a.kind, width))
+    print(about(a.name, a.kind) if a.name else listing(a.kind, width))
     return 0
 
 

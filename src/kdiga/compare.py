@@ -4,7 +4,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,16 @@ import torch
 from kdiga import data, folder, models, workers
 from kdiga.errors import BadInput
 from kdiga.evaluate import Evaluation, evaluate
+from kdiga.evaluate.cost import Cost, affordable, cost
 from kdiga.evaluate.records import NAME
+from kdiga.health import NAME as HEALTH
+from kdiga.health import Flag, health
+from kdiga.health import write as write_flags
 from kdiga.recipe import Testing
-from kdiga.report import gather, pictures
+from kdiga.report import gather, pictures, robustbench
+from kdiga.report import health as flagged
 from kdiga.report.page import page
+from kdiga.report.pairs import Pair, lines, pairs
 from kdiga.report.rows import Row, read_results, write_results
 from kdiga.report.table import markdown, verdict
 from kdiga.train import pick_device
@@ -78,23 +84,24 @@ def compare(
     *,
     title: str,
     device: str = "auto",
+    thorough: bool = False,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Write results.json, results.md, report.html, report.json, pictures and each model's evaluation under `out`, which exists.
 
     `testing.n` test images are used, a fixed stratified choice. What an interrupted comparison, or the run folder itself, has already
-    measured with the same settings is not measured again.
+    measured with the same settings is not measured again. `thorough` also runs the health checks that need attacks of their own.
     """
     where = pick_device(device)
     test = data.sample(dataset.test, testing.n)
-    loaded = {name: model.to(where) for name, model in loaded.items()}
+    loaded = {name: model.to(where).eval() for name, model in loaded.items()}
     x, y, few = test.images().to(where), test.y.to(where), data.sample(test, SWEPT).to(where)
     places = {e.name: out if len(chosen) == 1 else out / e.name for e in chosen}
     for entry in chosen:
         bring_records(Path(entry.spec), places[entry.name])
     if len(chosen) > 1 and where.type == "cpu" and torch.get_num_threads() > 1:
         workers.record([(e.name, e.spec, places[e.name]) for e in chosen], dataset, test, threat, testing, progress)
-    rows, sweeps = [], {}
+    rows, sweeps, evaluations = [], {}, {}
     for i, entry in enumerate(chosen, 1):
         own, model = places[entry.name], loaded[entry.name]
 
@@ -104,12 +111,21 @@ def compare(
 
         found = evaluate(model, x, y, threat, attacks=testing.attacks, batch_size=testing.attack_batch, out=own, progress=said)
         sweeps[entry.name] = gather.sweep(model, few.images(), few.y, threat)
-        rows.append(row(entry, chosen, model, found))
+        others = {name: other for name, other in loaded.items() if other is not model} or _teacher(entry, dataset, where, thorough)
+        flags = health(
+            model, x, y, threat, found=found, sources=others, full=thorough, batch_size=testing.attack_batch, progress=said
+        )
+        write_flags(flags, own / HEALTH)
+        rows.append(row(entry, chosen, model, found, flags))
+        evaluations[entry.name] = found
         write_results(rows, out / "results.json")
     drawn = gather.pictures(loaded, x, y, threat)
     pictures.save(drawn, out / "pictures.safetensors")
+    outcomes = {name: found.robust["autoattack"] for name, found in evaluations.items() if "autoattack" in found.robust}
     facts = {
         "title": title,
+        "pairs": [asdict(pair) for pair in pairs(rows, outcomes)],
+        "robustbench": robustbench.write(rows, dataset.name, threat, evaluations, out),
         "threat": {"norm": threat.norm if threat.norm == 2 else "inf", "eps": threat.eps},
         "classes": list(dataset.classes),
         "sweeps": sweeps,
@@ -119,12 +135,24 @@ def compare(
         ),
     }
     folder.atomic_write(out / "report.json", json.dumps(facts).encode())
-    folder.atomic_write(out / "results.md", markdown(rows).encode())
+    folder.atomic_write(
+        out / "results.md", f"{markdown(rows, remarks(out))}{flagged.markdown(flagged.load(out, list(places)))}".encode()
+    )
     write_report(out)
     return rows
 
 
-def row(entry: Entry, chosen: Sequence[Entry], model: models.Classifier, found: Evaluation) -> Row:
+def _teacher(entry: Entry, dataset: data.Dataset, where: torch.device, wanted: bool) -> dict[str, models.Classifier]:
+    """The teacher that a run's recipe names, if it is still there: where adversarial images are taken from if no other model is."""
+    spec = str(entry.recipe.get("teacher") or "")
+    if not wanted or not spec or not Path(spec.partition("?")[0]).exists():
+        return {}
+    return {name: m.to(where).eval() for name, m in load([Entry("the teacher", spec, {}, [])], dataset).items()}
+
+
+def row(
+    entry: Entry, chosen: Sequence[Entry], model: models.Classifier, found: Evaluation, flags: Sequence[Flag] | None = None
+) -> Row:
     """What was found about one of the models. It is the teacher if another one's recipe names its folder as such."""
     taught = {str(Path(str(e.recipe["teacher"])).resolve()) for e in chosen if e.recipe.get("teacher")}
     teachers = taught & {str(Path(e.spec).resolve()) for e in chosen}
@@ -145,6 +173,7 @@ def row(entry: Entry, chosen: Sequence[Entry], model: models.Classifier, found: 
         objective=entry.recipe.get("objective", {}).get("name"),
         spec=model.info.spec,
         threat=str(found.threat),
+        flags=None if flags is None else tuple(flag.name for flag in flags if flag.raised),
     )
 
 
@@ -163,6 +192,8 @@ def write_report(out: Path) -> Path:
             pictures=pictures.load(out / "pictures.safetensors") if (out / "pictures.safetensors").exists() else None,
             provenance=facts["provenance"],
             verdict=verdict(rows),
+            pairs=remarks(out)[: len(facts.get("pairs", []))],
+            flags=flagged.load(out, [row.name for row in rows]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, BadInput):
@@ -172,6 +203,35 @@ def write_report(out: Path) -> Path:
         ) from None
     folder.atomic_write(out / "report.html", html.encode())
     return out / "report.html"
+
+
+def remarks(out: Path) -> list[str]:
+    """What is said under the table: which neighbours are told apart, and why there is no RobustBench entry. From what `compare` left in `out`."""
+    try:
+        facts = json.loads((out / "report.json").read_text())
+        said = lines([Pair(**pair) for pair in facts.get("pairs", [])])
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise BadInput(f"{out} does not hold a complete comparison: run `kdiga compare` again") from None
+    return [*said, *([facts["robustbench"]] if facts.get("robustbench") else [])]
+
+
+def foretell(
+    loaded: Mapping[str, models.Classifier],
+    dataset: data.Dataset,
+    threat: Threat,
+    testing: Testing,
+    *,
+    device: str = "auto",
+    budget: float | None = None,
+) -> tuple[int, Cost]:
+    """How many test images are attacked, `testing.n` or as many as `budget` seconds allow, and what one of them costs for all models.
+
+    A function of the machine, not of outcomes: no model's answer is looked at. Raises BadInput where the budget is too short.
+    """
+    where, few = pick_device(device), data.sample(dataset.test, min(testing.n, testing.attack_batch)).images()
+    each = [cost(m.to(where), few, threat, testing.attacks, batch_size=testing.attack_batch) for m in loaded.values()]
+    total, most = Cost(sum(c.low for c in each), sum(c.high for c in each)), min(testing.n, len(dataset.test))
+    return (most if budget is None else affordable(total, budget, most)), total
 
 
 def bring_records(run: Path, own: Path) -> None:

@@ -1,7 +1,8 @@
-"""What can be named, with one line each: the registries' first docstring lines, and each recipe's first comment; and all about one objective."""
+"""What can be named, with one line each: the registries' first docstring lines, and each recipe's first comment; and all about one objective or measure."""
 
 import inspect
 import textwrap
+from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -12,7 +13,7 @@ GROUPS = {False: "Without a teacher (kdiga teach):", True: "With a teacher (kdig
 
 
 def contents(kind: str) -> dict[str, str]:
-    """`kind` is objectives, attacks, models, datasets or recipes."""
+    """`kind` is objectives, attacks, measures, models, datasets or recipes."""
     if kind == "objectives":
         from kdiga.objectives import OBJECTIVES
 
@@ -23,6 +24,10 @@ def contents(kind: str) -> dict[str, str]:
         return {name: _first(getattr(f, "func", f)) for name, f in ATTACKS.items()} | {
             "autoattack": "the last four: AutoAttack standard"
         }
+    if kind == "measures":
+        from kdiga.measures import MEASURES
+
+        return {name: _first(getattr(f, "func", f)) for name, f in MEASURES.items()}
     if kind == "models":
         from kdiga.models import MODELS
 
@@ -51,17 +56,19 @@ def listing(kind: str, width: int | None = None) -> str:
     return "\n\n".join(["\n".join(group) for group in groups] + [hint])
 
 
-def about(objective: str) -> str:
-    """The header of an objective's file, what its terms are, and its options with their defaults and the values they accept."""
-    from kdiga.objectives import GIVEN, OBJECTIVES
+def about(name: str, kind: str = "objectives") -> str:
+    """All about an objective or a measure: the header of its file, what it returns, its options with their defaults and the values they accept."""
+    from kdiga import measures, objectives
 
-    if objective not in OBJECTIVES:
-        raise BadInput(f"unknown objective '{objective}': {choices(objective, OBJECTIVES)}")
-    function = OBJECTIVES[objective]
+    functions: Mapping[str, Callable[..., object]] = measures.MEASURES if kind == "measures" else objectives.OBJECTIVES
+    hidden = measures.GIVEN if kind == "measures" else objectives.GIVEN
+    if name not in functions:
+        raise BadInput(f"unknown {kind[:-1]} '{name}': {choices(name, functions)}")
+    function = functions[name]
     hints = get_type_hints(function, include_extras=True)
-    rows = [(p.name, _word(p.default), _values(hints[p.name])) for p in accepted(function, hidden=GIVEN).values()]
+    rows = [(p.name, _word(p.default), _values(hints[p.name])) for p in accepted(function, hidden=hidden).values()]
     left, middle = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
-    options = [f"  {name:{left}}  {default:{middle}}  {values}" for name, default, values in rows]
+    options = [f"  {option:{left}}  {default:{middle}}  {values}" for option, default, values in rows]
     table = "\n".join(["Options, their defaults and what they may be (--set NAME=VALUE):", *options]) if rows else "No options."
     return "\n\n".join([inspect.getdoc(inspect.getmodule(function)) or "", inspect.getdoc(function) or "", table])
 

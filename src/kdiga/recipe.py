@@ -118,7 +118,7 @@ def resolve(table: Mapping[str, Any], *, flags: Mapping[str, object] | None = No
         raise BadInput("this recipe has several methods: run it with `kdiga compare-methods`")
     flat = _flatten(table)
     changes = {k: v for k, v in (flags or {}).items() if v is not None}
-    changes |= dict(_assignment(text) for text in sets)
+    changes |= dict(assignment(text) for text in sets)
     changes = {"objective" if k in ("objective.name", "name") else k: v for k, v in changes.items()}
     objective = str(changes.get("objective", flat.get("objective.name", "pgd_at")))
     if objective not in OBJECTIVES:
@@ -214,7 +214,7 @@ def _place(key: str, known: Sequence[str]) -> str:
     return places[0]
 
 
-def _assignment(text: str) -> tuple[str, object]:
+def assignment(text: str) -> tuple[str, object]:
     """`key=value`, the value read as TOML where it is TOML and as text otherwise."""
     key, sign, value = text.partition("=")
     if not sign or not key.strip():

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from math import inf, log, sqrt
 
+from kdiga.measures.readings import READINGS
+from kdiga.report.measures import Summary
 from kdiga.report.methods import JUDGES, About, MethodRow, accuracy
 from kdiga.report.plot import Chart, Mark, Point, Style, label, path, scale, shortened, ticks, times
 from kdiga.report.rows import Row
@@ -114,4 +116,65 @@ def cost(rows: Sequence[MethodRow], teacher: float | None, about: About, look: d
         y_name=name,
         marks=label(marks, (box[0], 0.0, 760.0, box[3])),
         level=None if teacher is None else (to_y(100 * teacher), f"teacher {percent(teacher)}"),
+    )
+
+
+def foretold(measure: str, found: Sequence[Summary], rows: Sequence[Row], judge: str, look: dict[str, Style]) -> Chart | None:
+    """Accuracy under the attacks against what a measure says of each model: its share with a diagonal, where it makes a statement, else its
+    mean. None when fewer than two models have both."""
+    own = {s.model: s for s in found if s.measure == measure}
+    shown = [(r, own[r.name], value) for r in rows if r.name in own and (value := getattr(r, judge)) is not None]
+    if len(shown) < 2:
+        return None
+    reading = READINGS[measure]
+    shares = [s.share for _, s, _ in shown if s.share is not None]
+    said = [100 * share for share in shares] or [s.mean for _, s, _ in shown]
+    x_at = ticks(0.0, 100.0) if shares else ticks(min(said), max(said))
+    y_at = ticks(0.0, 100.0)
+    box = (52.0, 34.0, 496.0, 296.0)
+    to_x, to_y = scale(x_at, box[0] + 14, box[2]), scale(y_at, box[3], box[1])
+    marks = [
+        Mark(
+            at=(to_x(x), to_y(100 * value)),
+            style=look[r.name],
+            r=5.0,
+            title=f"{r.name}: {measure} {f'{x:.1f} %' if shares else f'{x:.3g}'}, {percent(value)} under {JUDGES[judge]}",
+            bar=(to_y(100 * r.high), to_y(100 * r.low))
+            if judge == "autoattack" and r.low is not None and r.high is not None
+            else None,
+            words=(shortened(r.name),),
+        )
+        for (r, _, value), x in zip(shown, said, strict=True)
+    ]
+    return Chart(
+        title=f"Accuracy under {JUDGES[judge]} against {measure}",
+        width=WIDTH,
+        height=HEIGHT,
+        box=box,
+        x_ticks=[(to_x(v), f"{v:.4g}{' %' if shares else ''}") for v in x_at],
+        y_ticks=[(to_y(v), f"{v:g} %") for v in y_at],
+        x_name=f"images {reading.states}" if shares else f"{measure}{f', {reading.unit}' if reading.unit else ''}",
+        y_name=f"accuracy under {JUDGES[judge]}",
+        marks=label(marks, (box[0], 0.0, WIDTH, box[3])),
+        diagonal=path([(to_x(0.0), to_y(0.0)), (to_x(100.0), to_y(100.0))]) if shares else None,
+    )
+
+
+def certified(found: Sequence[Summary], look: dict[str, Style]) -> Chart | None:
+    """Certified accuracy of the smoothed classifiers against the l2 radius. None where nothing was smoothed."""
+    curves = {s.model: s.curve for s in found if s.curve}
+    if not curves:
+        return None
+    x_at, y_at, box = ticks(0.0, max(curve[-1][0] for curve in curves.values())), ticks(0.0, 100.0), (52.0, 34.0, 508.0, 296.0)
+    to_x, to_y = scale(x_at, box[0], box[2]), scale(y_at, box[3], box[1])
+    return Chart(
+        title="Certified accuracy of the smoothed classifier against the l2 radius",
+        width=WIDTH,
+        height=HEIGHT,
+        box=box,
+        x_ticks=[(to_x(v), f"{v:g}") for v in x_at],
+        y_ticks=[(to_y(v), f"{v:g} %") for v in y_at],
+        x_name="l2 radius, image units",
+        y_name="certified accuracy",
+        lines=[(look[name], path([(to_x(r), to_y(100 * accuracy)) for r, accuracy in curve])) for name, curve in curves.items()],
     )

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from kdiga.report import charts, methods, plot
+from kdiga.health import CHECKS
+from kdiga.measures.readings import READINGS
+from kdiga.report import charts, health, measures, methods, plot
 from kdiga.report.gallery import gallery
 from kdiga.report.pictures import Pictures
 from kdiga.report.rows import Row
@@ -30,10 +32,13 @@ def page(
     pictures: Pictures | None,
     provenance: dict[str, str],
     verdict: str,
+    pairs: Sequence[str] = (),
+    flags: health.Flags | None = None,
 ) -> str:
     """The page as text. What is empty or None is left out, with its section.
 
-    `sweeps`: (eps, accuracy under PGD-20) per model; `logs`: parsed log.jsonl lines per run; `classes`: names by label.
+    `sweeps`: (eps, accuracy under PGD-20) per model; `logs`: parsed log.jsonl lines per run; `classes`: names by label; `pairs`: a
+    sentence for each two neighbours of the table; `flags`: what the health checks said, by model.
     """
     teachers = [r.name for r in rows if r.role == "teacher"]
     names = list(dict.fromkeys([*(r.name for r in rows), *sweeps, *logs, *(pictures.names if pictures else ())]))
@@ -47,6 +52,7 @@ def page(
         .render(
             title=title,
             verdict=verdict,
+            pairs=pairs,
             rows=sorted(rows, key=lambda row: row.name not in teachers),
             measured_on=caption(rows) or str(threat),
             look=look,
@@ -58,6 +64,10 @@ def page(
             training={name: panels(log) for name, log in logs.items() if panels(log)},
             gallery=gallery(pictures, teacher=teacher, order=order, classes=classes, threat=threat) if pictures and order else None,
             teacher=teacher,
+            checks=CHECKS,
+            flags=flags or {},
+            raised=health.raised(flags or {}),
+            marks=health.MARKS,
             panel_box=BOX,
             provenance=provenance,
         )
@@ -87,6 +97,38 @@ def methods_page(rows: Sequence[methods.MethodRow], teacher: Row | None, about: 
             measured_on=methods.caption(rows, about)[0],
             caption=methods.caption(rows, about),
             cost=charts.cost(rows, level, about, look),
+            provenance=about.provenance,
+        )
+    )
+
+
+def measures_page(
+    found: Sequence[measures.Summary], agreement: Sequence[measures.Agreement], rows: Sequence[Row], about: measures.About
+) -> str:
+    """The page of `kdiga measure`: models, measures, and each measure against the attacks."""
+    names = [row.name for row in rows]
+    look = plot.styles(names, [row.name for row in rows if row.role == "teacher"])
+    headers, cells = measures.lines(found, rows)
+    drawn = {a.measure: charts.foretold(a.measure, found, rows, about.judge, look) for a in agreement}
+    return (
+        _environment()
+        .get_template("measures.html")
+        .render(
+            title=about.title,
+            verdict=measures.verdict(agreement, about),
+            measured_on=measures.caption(rows, about)[0],
+            caption=measures.caption(rows, about),
+            headers=headers,
+            lines=cells,
+            agreement_headers=measures.HEADERS,
+            agreement_lines=measures.agreement_lines(agreement),
+            look=look,
+            names=names,
+            plots={name: chart for name, chart in drawn.items() if chart},
+            readings=READINGS,
+            certified=charts.certified(found, look),
+            smoothed=[s.model for s in found if s.curve],
+            teacher=about.teacher,
             provenance=about.provenance,
         )
     )

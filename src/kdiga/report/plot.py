@@ -60,6 +60,7 @@ class Chart:
     marks: list[Mark] = field(default_factory=list)
     rule: tuple[float, str] | None = None  # a vertical line, and what it says
     level: tuple[float, str] | None = None  # a horizontal one
+    diagonal: str | None = None  # polyline points
 
 
 def styles(names: Sequence[str], teachers: Sequence[str]) -> dict[str, Style]:

@@ -34,6 +34,7 @@ class Row:
     objective: str | None = None
     spec: str | None = None
     threat: str = ""
+    flags: tuple[str, ...] | None = None  # health checks that raised one
 
     def __post_init__(self) -> None:
         fractions = {name: getattr(self, name) for name in FRACTIONS}
@@ -80,6 +81,10 @@ def _row(given: dict[str, Any], where: str) -> Row:
 
 def _value(name: str, value: Any, where: str) -> Any:
     """The value as Row wants it, or BadInput; ranges are Row's own business."""
+    if name == "flags":
+        if value is not None and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+            raise BadInput(f"{where}: flags must be a list of names or null, got {json.dumps(value)[:40]}")
+        return value if value is None else tuple(value)
     number = name in FRACTIONS or name == "seconds"
     nullable = name in ("objective", "spec") or (number and name != "clean")
     wanted = "a number" if number else "a whole number" if name in COUNTS else "text"

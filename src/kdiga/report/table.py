@@ -52,9 +52,9 @@ def framed(headers: Sequence[str], lines: Sequence[Sequence[str]], bold: Sequenc
     return table
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """A table in GitHub's Markdown, and under it what was measured."""
-    return piped(HEADERS, [cells(row) for row in rows]) + f"\n{caption(rows)}\n"
+def markdown(rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
+    """A table in GitHub's Markdown, and under it what was measured, and remarks."""
+    return piped(HEADERS, [cells(row) for row in rows]) + f"\n{caption(rows)}\n" + "".join(f"\n{remark}\n" for remark in remarks)
 
 
 def piped(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
