@@ -19,6 +19,17 @@ ARD, GUIDED, TEACHER, JACOBIAN = (
     f"tests/objectives/test_{name}_formulas.py" for name in ("ard_family", "guided", "teacher", "kdiga_j")
 )
 FEED, COUNTING, METHODS = "tests/test_feed.py", "tests/test_counting.py", "tests/test_compare_methods.py"
+COST, HEALTH, MEASURE, IBP = (
+    "tests/test_cost.py",
+    "tests/test_health.py",
+    "tests/test_measure.py",
+    "tests/objectives/test_ibp_formulas.py",
+)
+BOUNDS, SMOOTHING, LINEARITY, TRANSFER, CLEVER = (
+    f"tests/measures/test_measures_{name}.py" for name in ("bounds", "smoothing", "linearity", "transfer", "clever")
+)
+PAIRS, BENCH = (f"tests/report/test_report_{name}.py" for name in ("pairs", "robustbench"))
+BUDGET = "tests/test_cli.py::test_a_budget_chooses_the_images_before_and_keeps_them"
 EVALUATE, ATTACKS, STATS, DATA = "tests/test_evaluate.py", "tests/attacks", "tests/test_stats.py", "tests/data"
 AUTO, SQUARE = "tests/attacks/test_attacks_autoattack.py", "tests/attacks/test_attacks_square.py"
 
@@ -80,7 +91,7 @@ MUTANTS = [
     Mutant("robust under any attack instead of all", "evaluate/__init__.py", "left = left & columns[name]", "left = left | columns[name]", EVALUATE),
     Mutant("the attack is believed: no projection", "evaluate/stage.py", "model(project(torch.where(usable, found, x).to(x), x, threat))",
            "model(torch.where(usable, found, x).to(x))", EVALUATE),
-    Mutant("NaN logits count as right", "evaluate/stage.py", "(z.argmax(1) == y) & ~z.isnan().any(1)", "(z.argmax(1) == y) | z.isnan().any(1)", EVALUATE),
+    Mutant("NaN logits count as right", "attacks/packing.py", "(z.argmax(1) == y) & ~z.isnan().any(1)", "(z.argmax(1) == y) | z.isnan().any(1)", EVALUATE),
     Mutant("attack seeds depend on the process", "evaluate/stage.py", 'int.from_bytes(sha256(f"{seed}/{name}/{row}".encode()).digest()[:7])',
            'int.from_bytes(sha256(f"{seed}/{row}".encode()).digest()[:7])', EVALUATE),
     Mutant("eight targets", "attacks/packing.py", "TARGETS = 9", "TARGETS = 8", AUTO),
@@ -169,7 +180,7 @@ MUTANTS = [
     Mutant("shared papers are cited twice", "cite.py", "keys = dict.fromkeys(", "keys = list(", "tests/test_cite.py"),
     Mutant("a wrong digit in an arXiv id", "references.bib", "eprint = {1901.08573}", "eprint = {1901.08575}", "tests/test_cite.py"),
     Mutant("objectives with a teacher listed as without", "contents.py", "distils(name) is needs", "distils(name) is not needs", "tests/test_contents.py"),
-    Mutant("what the loop fills in is shown as an option", "contents.py", "accepted(function, hidden=GIVEN).values()", "accepted(function).values()", "tests/test_contents.py"),
+    Mutant("what the loop fills in is shown as an option", "contents.py", "accepted(function, hidden=hidden).values()", "accepted(function).values()", "tests/test_contents.py"),
     Mutant("lines are not wrapped", "contents.py", "width or 10**6", "10**6", "tests/test_contents.py"),
     Mutant("cosines divide by a vanishing gradient", "losses.py", "torch.where(short, 1.0, lengths[0] * lengths[1])", "lengths[0] * lengths[1]", GUIDED),
     Mutant("kdiga_j detaches the student's Jacobian", "objectives/kdiga_j.py", "(v * z).sum(1), u, create_graph=True)", "(v * z).sum(1), u)", JACOBIAN),
@@ -204,6 +215,60 @@ MUTANTS = [
     Mutant("a failed run ends the comparison", "pool.py", "failed[name] = error", "raise", METHODS),
     Mutant("methods are tested on other images", "methods.py", '"threat", "evaluate")', '"threat")', METHODS),
     Mutant("a linear axis", "report/charts.py", "at=(to_x(log(seconds))", "at=(to_x(seconds)", METHODS),
+    Mutant("a one-sided sample size", "stats.py", "normal.inv_cdf(1 - alpha / 2)", "normal.inv_cdf(1 - alpha)", STATS),
+    Mutant("a sample size without continuity correction", "stats.py", "(root + sqrt(root**2 + 4 * d)) / (2 * d)", "root / d", STATS),
+    Mutant("discordant images in one direction only", "stats.py", "p_a * (1 - p_b) + p_b * (1 - p_a)", "p_a * (1 - p_b)", STATS),
+    Mutant("ranks without ties", "stats.py", "x, y = (rankdata(v) - (n + 1) / 2", "x, y = (rankdata(v, 'ordinal') - (n + 1) / 2", STATS),
+    Mutant("a perfect order is certain", "stats.py", "most = 1 - 6 / (n * (n**2 - 1))", "most = 1 - 1e-12", STATS),
+    Mutant("AUC the other way round", "stats.py", "rankdata(score.detach().cpu().numpy())", "rankdata(-score.detach().cpu().numpy())", STATS),
+    Mutant("FAB's second pass is not counted", "evaluate/cost.py", '"fab-t": (targets * STEPS, targets * STEPS)',
+           '"fab-t": (0, targets * STEPS)', COST),
+    Mutant("a budget is spent on what breaks at once", "evaluate/cost.py", "n = int(seconds / each.high)", "n = int(seconds / each.low)", COST),
+    Mutant("the cost of the first model only", "compare.py", "Cost(sum(c.low for c in each), sum(c.high for c in each))", "each[0]", BUDGET),
+    Mutant("resume chooses the images anew", "cli.py", 'json.dumps(asked | {"images": n})', "json.dumps(asked)", BUDGET),
+    Mutant("pairs as if the models were independent", "report/pairs.py", ", discordant=(only_a + only_b) / n)", ")", PAIRS),
+    Mutant("not told apart where p is small", "report/pairs.py", "if p >= LEVEL and", "if p < LEVEL and", PAIRS),
+    Mutant("an entry from a part of the test set", "report/robustbench.py", "if found.n < IMAGES:", "if False:", BENCH),
+    Mutant("an entry in fractions", "report/robustbench.py", "{100 * found.accuracy('autoattack'):.2f}", "{found.accuracy('autoattack'):.2f}", BENCH),
+    Mutant("an entry at another eps", "report/robustbench.py", "if threat.eps != Threat", "if False and threat.eps != Threat", BENCH),
+    Mutant("smoothing: a two-sided bound", "measures/smoothing.py", "beta.ppf(alpha, ", "beta.ppf(alpha / 2, ", SMOOTHING),
+    Mutant("smoothing: noise is clipped", "measures/smoothing.py", "z = model(x[row] + sigma * torch.randn_like(x[row]))",
+           "z = model((x[row] + sigma * torch.randn_like(x[row])).clamp(0, 1))", SMOOTHING),
+    Mutant("smoothing: a wrong prediction keeps its radius", "measures/smoothing.py", "found.prediction == y,", "found.prediction >= 0,", SMOOTHING),
+    Mutant("bounds: a radius spread by signed weights", "bounds/steps.py", "F.conv2d(r, weight.abs(), None", "F.conv2d(r, weight, None", BOUNDS),
+    Mutant("bounds: the upper end of a falling activation", "bounds/propagate.py", "least, torch.maximum(*ends)", "least, ends[1]", BOUNDS),
+    Mutant("bounds: upper and lower line swapped", "bounds/propagate.py", "up * below + down * slope", "up * slope + down * below", BOUNDS),
+    Mutant("bounds: the upper line without its intercept", "bounds/propagate.py", "_dot(down, -slope * low)", "0 * _dot(down, -slope * low)", BOUNDS),
+    Mutant("bounds: a branch overwrites the other", "bounds/propagate.py", "pending[read] + a if read in pending else a", "a", BOUNDS),
+    Mutant("bounds: the box is not cut to [0, 1]", "bounds/propagate.py", "(x - threat.eps).clamp(0, 1), (x + threat.eps).clamp(0, 1)",
+           "x - threat.eps, x + threat.eps", BOUNDS),
+    Mutant("ibp: eps is not ramped", "objectives/ibp.py", "eps=share * threat.eps", "eps=threat.eps", IBP),
+    Mutant("training noise from a generator of its own", "train.py", "settings.noise * torch.randn_like(batch.x)",
+           "settings.noise * torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(0))", TRAIN),
+    Mutant("the dual norm of l-inf is taken for l2", "measures/tangent.py", "1.0 if threat.norm == inf else 2.0", "2.0", LINEARITY),
+    Mutant("the residual without its linear part", "measures/tangent.py", " - ((u - self.x) * self.gradient).flatten(1).sum(1)", "", LINEARITY),
+    Mutant("the last iterate counts, not the best", "measures/tangent.py", "best = torch.maximum(best, value.detach())", "best = value.detach()", LINEARITY),
+    Mutant("only residuals above the tangent", "measures/linearity.py", "above if signed else above.maximum(search.departure(t, -1))", "above", LINEARITY),
+    Mutant("the excess with the wrong sign of the teacher's gamma", "measures/transfer.py",
+           "above, below = search.departure(s, 1), search.departure(t, -1)", "above, below = search.departure(s, 1), search.departure(t, 1)", TRANSFER),
+    Mutant("inheriting from a teacher that fails", "measures/transfer.py", "excess.clamp_min(0)", "excess", TRANSFER),
+    Mutant("the slack of the student", "measures/transfer.py", "search.highest(t.loss)", "search.highest(s.loss)", TRANSFER),
+    Mutant("CLEVER: an end at infinity", "measures/clever.py", "if shape > SHAPE", "if False", CLEVER),
+    Mutant("CLEVER: the maximum in place of the fitted end", "measures/clever.py", "return top + max(float(end), 0.0) * spread", "return top", CLEVER),
+    Mutant("a margin that counts the label", "losses.py", "_wide(z).scatter(1, y[:, None], -torch.inf).amax(1)", "_wide(z).amax(1)", TRANSFER),
+    Mutant("a measure of something else is kept", "measure.py", "if about.get(name) == digest", "if name in about", MEASURE),
+    Mutant("the teacher is compared with itself", "measure.py", "own.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in own.items())",
+           "False", MEASURE),
+    Mutant("contradictions are not counted", "report/measures.py", "int((says & ~one.robust).sum())", "int((says & one.robust).sum())", MEASURE),
+    Mutant("health: weak and strong swapped", "health/flag.py", "more = int(weak.sum()) - int(strong.sum())", "more = int(strong.sum()) - int(weak.sum())", HEALTH),
+    Mutant("health: a margin that counts the label", "health/behaviour.py", ".masked_fill(own, -inf)", "", HEALTH),
+    Mutant("health: a saturated loss passes", "health/behaviour.py", "_cosine(g, h) < ALIGNED", "_cosine(g, h) < -1", HEALTH),
+    Mutant("health: the slope in the norm of the ball", "health/behaviour.py", "norm(h, 1.0 if", "norm(h, inf if", HEALTH),
+    Mutant("health: transfer from the model itself", "health/attacked.py", "pgd20(source, x, y, threat)", "pgd20(model, x, y, threat)", HEALTH),
+    Mutant("health: corners inside the ball", "health/attacked.py", "x + threat.eps * d, x, threat", "x + 0.5 * threat.eps * d, x, threat", HEALTH),
+    Mutant("health: what FAB did after Square counts as white-box", "health/__init__.py", 'takewhile(lambda name: name != "square", found.cascade)',
+           '(n for n in found.cascade if n != "square")', HEALTH),
+    Mutant("health: APGD-T is not asked", "health/attacked.py", "return len(broken), len(left)", "return len(broken), len(broken)", HEALTH),
 ]  # fmt: skip
 
 

@@ -65,4 +65,5 @@ def study() -> ModuleType:
 
 
 def test_the_comparison_on_digits_leaves_no_objective_out() -> None:
-    assert {m.recipe.objective for m in methods(read("methods-digits"))} == set(OBJECTIVES)
+    proofs = {"ibp"}  # trained for a certificate at a smaller eps: docs/certificates.md has its figures
+    assert {m.recipe.objective for m in methods(read("methods-digits"))} == set(OBJECTIVES) - proofs
