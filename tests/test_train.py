@@ -225,7 +225,7 @@ def test_weights_never_see_validation_images(tmp_path: Path) -> None:
         ("momentum", 1.0),
         ("weight_decay", -0.1),
         ("validation_attacked", -1),
-        ("noise", -0.1),
+        ("noise_sd", -0.1),
         ("awp", 1.5),
         ("awp_warmup", -0.1),
         ("extra_fraction", 1.0),
@@ -410,7 +410,7 @@ def test_noise_is_added_to_what_student_and_teacher_see_and_is_not_clipped(tmp_p
         seen.append(batch.x)
         return ce(student, teacher, batch, progress)
 
-    train(tmp_path, record, replace(QUICK, noise=0.25))
+    train(tmp_path, record, replace(QUICK, noise_sd=0.25))
     clean = torch.cat([feed(training)(step).x for step in range(len(seen))])
     noise = torch.cat(seen) - clean
     assert noise.std().item() == pytest.approx(0.25, rel=0.01)
@@ -422,7 +422,7 @@ def test_noise_is_added_to_what_student_and_teacher_see_and_is_not_clipped(tmp_p
 
 @pytest.mark.parametrize("objective", [ce, kd, kdiga, partial(kdiga_j, threat=THREAT), partial(pgd_at, threat=THREAT, steps=2)])
 def test_objectives_learn_under_noise(tmp_path: Path, objective: Objective) -> None:
-    settings = replace(QUICK, epochs=2, noise=0.25, validation_attacked=0)
+    settings = replace(QUICK, epochs=2, noise_sd=0.25, validation_attacked=0)
     kept = train(tmp_path, objective, settings, teacher=network(9).eval())
     assert all(v.isfinite().all() for v in kept.state_dict().values())
     losses = [float(str(line["loss"])) for line in log(tmp_path) if "loss" in line]
@@ -430,7 +430,7 @@ def test_objectives_learn_under_noise(tmp_path: Path, objective: Objective) -> N
 
 
 def test_a_noisy_run_that_was_interrupted_ends_bit_equal(tmp_path: Path) -> None:
-    settings = replace(QUICK, noise=0.25)
+    settings = replace(QUICK, noise_sd=0.25)
     whole = train(tmp_path / "whole", ce, settings)
 
     def interrupt(what: str, done: int, total: int) -> None:

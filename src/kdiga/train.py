@@ -53,7 +53,7 @@ class Settings:
     augment: bool = True  # the data set's own pad-crop and flip
     # sigma of Gaussian noise on every training image, unclipped (Cohen et al. 2019, arXiv 1902.02918): what randomised smoothing needs.
     # Teacher and student see the same. An objective that attacks, or draws from the ball, clips its points to [0, 1], noise and all
-    noise: float = 0.0
+    noise_sd: float = 0.0
     validation: int = 500  # images carved from the training data
     validation_attacked: int = 100  # of these, how many are attacked by PGD-20 after each epoch
     log_every: int = 20  # steps
@@ -72,7 +72,7 @@ class Settings:
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("clip", self.clip >= 0, "at least 0"),
-            ("noise", self.noise >= 0, "at least 0"),
+            ("noise_sd", self.noise_sd >= 0, "at least 0"),
             ("awp", 0 <= self.awp <= 1, "from 0 to 1"),
             ("awp_warmup", 0 <= self.awp_warmup <= 1, "from 0 to 1"),
             ("extra_fraction", 0 <= self.extra_fraction < 1, "in [0, 1)"),
@@ -146,7 +146,7 @@ def fit(
             began, share = time.perf_counter(), state.step / total
             epoch, place = divmod(state.step, feed.steps)
             batch = feed(state.step)
-            x = batch.x + settings.noise * torch.randn_like(batch.x) if settings.noise else batch.x
+            x = batch.x + settings.noise_sd * torch.randn_like(batch.x) if settings.noise_sd else batch.x
             batch = Batch(x.contiguous(memory_format=layout), batch.y, batch.row)
             rate = optim.learning_rate(settings.schedule, settings.lr, share, settings.milestones, settings.warmup)
             update(student, teacher, objective, batch, share, optimizer, rate, settings, state, memory)

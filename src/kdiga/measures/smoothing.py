@@ -8,7 +8,7 @@
 With probability 1 - alpha over the draws, for each image by itself, g is c everywhere at an l2 distance below R (theorem 1, with
 p_B = 1 - p_A). The guarantee is of g, not of f; noise is not clipped to [0, 1]. R is at most sigma Phi^-1(alpha^(1/n)), when all n copies
 agree: at the defaults 0.80 (3.20 sigma); the paper's n is 100,000, which allows 0.95 (3.81 sigma). f should have been trained with the
-same noise (`--set noise=0.25`).
+same noise (`--set noise_sd=0.25`).
 """
 
 from collections.abc import Sequence
