@@ -419,9 +419,11 @@ def _measure(a: argparse.Namespace) -> int:
     from kdiga.measure import DEFAULT, asked, measure
     from kdiga.progress import live
     from kdiga.recipe import Testing, assignment, threat_for
+    from kdiga.train import pick_device
 
     threat = threat_for(a.data, a.norm, a.eps)
     testing = Testing(attacks=_names(a.attacks), n=a.n, attack_batch=a.batch_size)
+    pick_device(a.device)
     chosen = entries(a.models)
     what = asked(_names(a.measures) if a.measures else DEFAULT, dict(assignment(text) for text in a.set), a.teacher, chosen)
     folder.check_free(
@@ -437,7 +439,9 @@ def _measure(a: argparse.Namespace) -> int:
         folder.start(a.out, overwrite=a.overwrite)
     folder.atomic_write(a.out / ASKED, json.dumps({"models": a.models, "data": a.data, "n": a.n}).encode())
     with folder.locked(a.out), live() as progress:
-        measure(chosen, what, dataset, threat, testing, a.out, title=f"{dataset.name}, {threat}", progress=progress)
+        measure(
+            chosen, what, dataset, threat, testing, a.out, title=f"{dataset.name}, {threat}", device=a.device, progress=progress
+        )
     return _show_measures(a.out)
 
 

@@ -24,6 +24,7 @@ from kdiga.recipe import Testing
 from kdiga.report import measures as report
 from kdiga.report.page import measures_page
 from kdiga.report.rows import Row, read_results, write_results
+from kdiga.train import pick_device
 from kdiga.types import Images, Labels, Measure, PerSample, Progress, Threat
 
 NAME = (
@@ -88,20 +89,22 @@ def measure(
     out: Path,
     *,
     title: str,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> None:
     """Write each model's evaluation and measures under OUT/NAME, then results.json, measures.json, results.md and report.html.
 
-    `testing.n` test images, a fixed stratified choice, the same for attacks and measures. Models are measured side by side, each in a
-    process with one thread. What the folder holds with the same fingerprint is not measured again.
+    `testing.n` test images, a fixed stratified choice, the same for attacks and measures. On a CPU models are measured side by side, each in
+    a process with one thread. What the folder holds with the same fingerprint is not measured again.
     """
     test = data.sample(dataset.test, testing.n)
     fits: Fits = {"shape": dataset.shape, "classes": len(dataset.classes), "mean": dataset.mean, "std": dataset.std}
     x, y = test.x.numpy(), test.y.numpy()
-    jobs: pool.Jobs = {e.name: (e.spec, what, out / e.name, fits, x, y, threat, testing) for e in chosen}
+    where = pick_device(device)
+    jobs: pool.Jobs = {e.name: (e.spec, what, out / e.name, fits, x, y, threat, testing, where) for e in chosen}
     for e in chosen:
         bring_records(Path(e.spec), out / e.name)
-    failed = pool.each(measure_one, jobs, torch.get_num_threads(), progress)
+    failed = pool.each(measure_one, jobs, torch.get_num_threads() if where.type == "cpu" else 1, progress)
     if failed:
         name, error = next(iter(failed.items()))
         if isinstance(error, BadInput):
@@ -138,14 +141,15 @@ def measure_one(
     y: NDArray[np.int64],
     threat: Threat,
     testing: Testing,
+    device: torch.device,
     *,
     progress: Progress,
 ) -> None:
     """One job: a model's attacks, then each measure, which is saved when it is done."""
     test = data.Split(torch.from_numpy(x), torch.from_numpy(y))
-    model, images = models.load(spec, **fits), test.images()
+    model, images = models.load(spec, **fits).to(device), test.images()
     evaluate(model, images, test.y, threat, attacks=testing.attacks, batch_size=testing.attack_batch, out=own, progress=progress)
-    teacher = _teacher(what, fits)
+    teacher = None if (found := _teacher(what, fits)) is None else found.to(device)
     values = _known(own, prints := _fingerprints(model, teacher, images, test.y, threat, what))
     for name, options in what.measures.items():
         if name not in values and not _is_teacher(name, model, teacher):
@@ -159,11 +163,12 @@ def _measured(
     bound: Measure, name: str, model: nn.Module, x: Images, y: Labels, threat: Threat, batch_size: int, tell: Progress
 ) -> PerSample:
     """The measure in batches; the random numbers of one come from the measure and the batch's first row."""
-    parts = []
-    with guarded(model, x.device):
+    parts, device = [], next(model.parameters(), x).device
+    with guarded(model, device):
         for start in range(0, len(x), batch_size):
             torch.manual_seed(stream(0, name, start))
-            parts.append(bound(model, x[start : start + batch_size], y[start : start + batch_size], threat))
+            u, v = x[start : start + batch_size].to(device), y[start : start + batch_size].to(device)
+            parts.append(bound(model, u, v, threat).float().cpu())
             tell(name, min(start + batch_size, len(x)), len(x))
     return torch.cat(parts)
 
@@ -205,7 +210,7 @@ def _known(own: Path, prints: Mapping[str, str]) -> dict[str, PerSample]:
 def _save(own: Path, values: Mapping[str, PerSample], prints: Mapping[str, str]) -> None:
     from safetensors.torch import save
 
-    folder.atomic_write(own / NAME, save({k: v.float() for k, v in values.items()}, metadata={k: prints[k] for k in values}))
+    folder.atomic_write(own / NAME, save(dict(values), metadata={k: prints[k] for k in values}))
 
 
 def _read(
