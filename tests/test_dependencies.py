@@ -19,7 +19,7 @@ LAYERS = [
     {"recipe", "report"},
     {"workers", "pool", "methods"},
     {"distill", "compare"},
-    {"counting", "measure"},
+    {"counting", "measured", "measure"},
     {"ranking"},
     {"compare_methods"},
     {"demo", "contents", "cite", "progress"},

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from math import inf, log
 from pathlib import Path
 
@@ -9,19 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdiga import data, measure, models, pool
+from kdiga import data, measure, models, pool, recipe
 from kdiga.cli import main
-from kdiga.compare import entry
+from kdiga.compare import entries, entry
 from kdiga.contents import about, contents
 from kdiga.errors import BadInput
 from kdiga.evaluate import evaluate
+from kdiga.folder import locked
+from kdiga.measured import Job, _digests
 from kdiga.measures import MEASURES
 from kdiga.measures.readings import READINGS, stated
 from kdiga.options import accepted
+from kdiga.report import charts
 from kdiga.report import measures as report
 from kdiga.report.rows import Row
 from kdiga.types import Images, Labels, PerSample, Threat
 
+FITS = {"shape": (1, 8, 8), "classes": 10, "mean": (0.3,), "std": (0.4,)}
 LINF = Threat(norm=inf, eps=0.1)
 SMALL = ["--set", "epochs=1", "--set", "validation=100", "--set", "validation_attacked=0", "--no-evaluate"]
 QUICK = "local-linearity,gradient-cosine,transfer-slack"
@@ -118,7 +123,8 @@ def test_resume_measures_only_what_is_missing_or_was_of_something_else(
         original = MEASURES[name]
 
         def spy(model: torch.nn.Module, x: Images, y: Labels, threat: Threat, *, steps: int = 50, restarts: int = 5) -> PerSample:
-            asked.append(name)
+            if len(x) > 2:  # not the trial
+                asked.append(name)
             return original(model, x, y, threat, steps=steps, restarts=restarts)
 
         monkeypatch.setitem(MEASURES, name, spy)
@@ -138,6 +144,22 @@ def test_resume_measures_only_what_is_missing_or_was_of_something_else(
         run("measure", *names, "--measures", QUICK, *FAST, "--set", "local-linearity.steps=4", "--out", measured, "--resume") == 0
     )
     assert asked == ["local-linearity"]
+
+
+def test_measures_that_are_not_asked_for_again_are_kept(measured: Path, runs: Path) -> None:
+    before = load_file(measured / "kd" / "measures.safetensors")
+    assert run("measure", runs / "kd", "--measures", "ibp-margin", *FAST[-4:], "--out", measured, "--resume") == 0
+    after = load_file(measured / "kd" / "measures.safetensors")
+    assert after.keys() == before.keys() | {"ibp-margin"}
+    assert all(torch.equal(after[k], before[k]) for k in before)
+    assert [s.measure for s in measure.read_report(measured)[0]] == ["ibp-margin"]
+
+
+def test_another_batch_size_is_another_measurement(runs: Path, tmp_path: Path) -> None:
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    job = Job(str(runs / "kd"), None, {"clever": {}}, FITS, LINF, recipe.Testing(attack_batch=4), torch.device("cpu"))
+    model, _ = job.load()
+    assert _digests(job, model, None, x, y) != _digests(replace(job, testing=recipe.Testing(attack_batch=2)), model, None, x, y)
 
 
 def _here(work: pool.Work, jobs: pool.Jobs, processes: int, progress: object) -> dict[str, Exception]:
@@ -165,7 +187,78 @@ def test_what_cannot_be_measured_is_one_line(runs: Path, tmp_path: Path, capsys:
         "gradient-cosine",
     )
     refused("has no trained weights|untrained|weights", runs / "kd", "--measures", "gradient-cosine", "--teacher", "cnn")
-    refused("is named twice", runs / "kd", runs / "kd")
+    refused("named twice", runs / "kd", runs / "kd")
+
+
+def test_what_cannot_be_measured_of_anything_is_known_before_the_folder_is_emptied(
+    runs: Path, measured: Path, capsys: Capture
+) -> None:
+    def refused(said: str, *words: object) -> None:
+        capsys.readouterr()
+        assert run("measure", *words, "--out", measured, "--n", "24") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(said, line), line
+        assert (measured / "kd" / "measures.safetensors").exists()
+
+    over = ["--overwrite", "--attacks", "pgd20"]
+    refused("ibp-margin is not measured of kd: .*l2", runs / "kd", "--measures", "ibp-margin", "--norm", "l2", "--eps", "1", *over)
+    refused("crown-ibp-margin is not measured of kd: .*silu", runs / "kd", "--measures", "crown-ibp-margin", *over)
+    refused("--attacks must have autoattack or pgd20", runs / "kd", "--overwrite", "--attacks", "fgsm,pgd100")
+    refused("began, which was", runs / "kd", "--resume", "--attacks", "pgd20", "--eps", "0.1")
+    with locked(measured):
+        refused("another run is writing", runs / "kd", "--measures", "local-linearity", *over)
+
+
+def test_a_measure_that_one_model_does_not_have_is_a_dash_and_a_line(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "a[/b]"  # a name that is no markup
+    words = ["--measures", "crown-ibp-margin", "--attacks", "pgd20", "--n", "24", "--out", out]
+    assert run("measure", runs / "teacher", runs / "kd", *words) == 0
+    shown = capsys.readouterr()
+    assert "crown-ibp-margin is not measured of kd" in shown.err
+    assert str(out) in shown.out
+    found, _, rows, about = measure.read_report(out)
+    assert ([s.model for s in found], [r.name for r in rows]) == (["teacher"], ["teacher", "kd"])
+    assert "not measured of kd" in about.refused[0]
+    assert "not measured of kd" in (out / "report.html").read_text()
+
+
+def test_a_comparison_is_not_resumed_as_a_measurement(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "c"
+    assert run("compare", runs / "kd", runs / "ce", "--attacks", "pgd20", "--n", "12", "--out", out) == 0
+    page = (out / "report.html").read_text()
+    assert run("measure", runs / "kd", "--measures", "clever", "--attacks", "pgd20", "--n", "12", "--out", out, "--resume") == 2
+    assert (out / "report.html").read_text() == page
+
+
+def test_a_damaged_measurement_is_one_line(measured: Path, capsys: Capture) -> None:
+    whole = json.loads((measured / "measures.json").read_text())
+    for wrong in ({"judge": "foo"}, {"measures": None}, {"measures": {"x": 3}}):
+        (measured / "measures.json").write_text(json.dumps(whole | {"about": whole["about"] | wrong}))
+        capsys.readouterr()
+        assert run("report", measured) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    (measured / "measures.json").write_text(json.dumps(whole))
+    (measured / "results.json").write_text("[]")
+    assert run("report", measured) == 2
+
+
+def test_numbers_that_are_not_finite_are_dashes() -> None:
+    good = seen("a", [1, 0], local_linearity=[1.0, 2.0])
+    bad = seen("b", [1, 0], local_linearity=[inf, float("nan")])
+    rows = [good.row, bad.row, seen("c", [1, 1]).row]
+    found = report.summarise({"a": good, "b": bad}, LINF, {"local-linearity": {}})
+    assert [(s.mean, s.auc) for s in found] == [(1.5, 1.0), (None, None)]
+    (agreement,) = report.agreements(found, rows, "autoattack")
+    assert (agreement.models, agreement.rho) == (1, None)
+    assert report.lines(found, rows)[1][1][-1] == "–"
+    assert charts.foretold("local-linearity", found, rows, "autoattack", {}) is None
+
+
+def test_the_same_model_twice_is_refused_however_it_is_written(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+    with pytest.raises(BadInput, match="named twice"):
+        entries(["kd", "./kd"])
+    assert len(entries(["kd/model.safetensors?arch=cnn&width=4&act=silu", "kd/model.safetensors?arch=cnn&width=4"])) == 2
 
 
 def test_an_option_goes_to_every_measure_that_has_it_or_to_one() -> None:
@@ -179,6 +272,11 @@ def test_the_teacher_is_the_one_that_the_recipes_name(runs: Path) -> None:
     assert measure.asked(("local-linearity",), {}, None, [kd]).teacher is None
     with pytest.raises(BadInput, match="no model's recipe names one"):
         measure.asked(("gradient-l2",), {}, None, [])
+    gone = replace(kd, recipe={"teacher": "/nowhere/teacher"})
+    with pytest.raises(BadInput, match="/nowhere/teacher, the teacher that the models' recipes name, is not there any more"):
+        measure.asked(("gradient-l2",), {}, None, [gone])
+    with pytest.raises(BadInput, match="name 2 teachers"):
+        measure.asked(("gradient-l2",), {}, None, [kd, gone])
 
 
 def test_every_measure_has_a_reading_and_is_listed() -> None:

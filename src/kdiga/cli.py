@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         code = _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was saved before is kept", 2)
     except KeyboardInterrupt:
-        code = _say("interrupted; a training run goes on from its checkpoint with --resume", 130)
+        code = _say("interrupted; what is finished is kept, and the same command with --resume goes on", 130)
     return code
 
 
@@ -408,15 +408,15 @@ def _show_methods(out: Path) -> int:
     rows, teacher, about = read_report(out)
     console = Console()
     console.print(terminal(rows, teacher, about))
-    console.print(verdict(rows, about), soft_wrap=True, highlight=False)
-    console.print(f"Page: {out / 'report.html'}   rows: {out / 'methods.json'}", soft_wrap=True, highlight=False)
+    console.print(verdict(rows, about), soft_wrap=True, highlight=False, markup=False)
+    console.print(f"Page: {out / 'report.html'}   rows: {out / 'methods.json'}", soft_wrap=True, highlight=False, markup=False)
     return 0
 
 
 def _measure(a: argparse.Namespace) -> int:
     from kdiga import data, folder
-    from kdiga.compare import entries, load
-    from kdiga.measure import DEFAULT, asked, measure
+    from kdiga.compare import entries
+    from kdiga.measure import DEFAULT, asked, measure, plan
     from kdiga.progress import live
     from kdiga.recipe import Testing, assignment, threat_for
     from kdiga.train import pick_device
@@ -426,22 +426,21 @@ def _measure(a: argparse.Namespace) -> int:
     pick_device(a.device)
     chosen = entries(a.models)
     what = asked(_names(a.measures) if a.measures else DEFAULT, dict(assignment(text) for text in a.set), a.teacher, chosen)
-    folder.check_free(
-        a.out,
-        resume=a.resume,
-        overwrite=a.overwrite,
-        mark=ASKED,
-        needed=[*a.models, a.data, *([what.teacher] if what.teacher else [])],
-    )
+    needed = [*a.models, a.data, *([what.teacher] if what.teacher else [])]
+    folder.check_free(a.out, resume=a.resume, overwrite=a.overwrite, mark=ASKED, needed=needed)
+    began: dict[str, object] = {"verb": "measure", "data": a.data, "threat": str(threat), "n": a.n, "batch": a.batch_size}
+    if a.resume:
+        _begun(a.out, began)
     dataset = data.load(a.data, a.root)
-    load(chosen, dataset)
+    planned = plan(chosen, what, dataset, threat, testing, device=a.device)
     if not a.resume:
         folder.start(a.out, overwrite=a.overwrite)
-    folder.atomic_write(a.out / ASKED, json.dumps({"models": a.models, "data": a.data, "n": a.n}).encode())
+        folder.atomic_write(a.out / ASKED, json.dumps(began).encode())
+    for line in planned.refused:
+        print(f"kdiga: {line}", file=sys.stderr)
+    title = f"{dataset.name}, {threat}"
     with folder.locked(a.out), live() as progress:
-        measure(
-            chosen, what, dataset, threat, testing, a.out, title=f"{dataset.name}, {threat}", device=a.device, progress=progress
-        )
+        measure(chosen, planned, dataset, a.out, title=title, progress=progress)
     return _show_measures(a.out)
 
 
@@ -459,8 +458,8 @@ def _show_measures(out: Path) -> int:
     console = Console()
     for table in terminal(found, agreement, rows, about):
         console.print(table)
-    console.print(verdict(agreement, about), soft_wrap=True, highlight=False)
-    console.print(f"Page: {out / 'report.html'}   numbers: {out / 'measures.json'}", soft_wrap=True, highlight=False)
+    console.print(verdict(agreement, about), soft_wrap=True, highlight=False, markup=False)
+    console.print(f"Page: {out / 'report.html'}   numbers: {out / 'measures.json'}", soft_wrap=True, highlight=False, markup=False)
     return 0
 
 
@@ -494,7 +493,7 @@ def _show(rows: "Sequence[Row]", title: str, out: Path) -> int:
     console.print(terminal(rows, title))
     for remark in (*remarks(out), verdict(rows), *health.lines(health.load(out, [row.name for row in rows]))):
         console.print(remark, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"Page: {out / 'report.html'}   rows: {out / 'results.json'}", soft_wrap=True, highlight=False)
+    console.print(f"Page: {out / 'report.html'}   rows: {out / 'results.json'}", soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

@@ -55,7 +55,8 @@ def entry(name: str, spec: str) -> Entry:
 
 def entries(specs: Sequence[str]) -> list[Entry]:
     """A short, distinct name for each spec: the last part of its path, more of it where two would be the same."""
-    if len(set(specs)) < len(specs):
+    same = [(str(Path(path).resolve()), options) for path, _, options in (s.partition("?") for s in specs)]
+    if len(set(same)) < len(specs):
         raise BadInput("a model is named twice: name each of the models to compare once")
     parts = [Path(s.partition("?")[0]).resolve().parts[1:] for s in specs]
     names: list[str] = []
@@ -199,7 +200,7 @@ def write_report(out: Path) -> Path:
         if isinstance(error, BadInput):
             raise
         raise BadInput(
-            f"{out} does not hold a complete comparison ({type(error).__name__}: {error}): run `kdiga compare` again"
+            f"{out} does not hold a complete comparison ({type(error).__name__}: {error}): run it again with --resume"
         ) from None
     folder.atomic_write(out / "report.html", html.encode())
     return out / "report.html"
@@ -211,7 +212,7 @@ def remarks(out: Path) -> list[str]:
         facts = json.loads((out / "report.json").read_text())
         said = lines([Pair(**pair) for pair in facts.get("pairs", [])])
     except (OSError, ValueError, TypeError, AttributeError):
-        raise BadInput(f"{out} does not hold a complete comparison: run `kdiga compare` again") from None
+        raise BadInput(f"{out} does not hold a complete comparison: run it again with --resume") from None
     return [*said, *([facts["robustbench"]] if facts.get("robustbench") else [])]
 
 

@@ -68,7 +68,8 @@ def _ours(out: Path) -> bool:
 def start(out: Path, *, overwrite: bool = False) -> None:
     """Make the folder, emptied if it may be overwritten; call `check_free` first."""
     if overwrite and out.is_dir():
-        shutil.rmtree(out)
+        with locked(out):  # another run may be in it
+            shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "environment.json", json.dumps(environment(), indent=1).encode())
 

@@ -1,23 +1,16 @@
 """Attack any number of models on the same images and measure them there: one table, one page of plots, and how well each measure foretells the attacks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from kdiga import data, folder, models, pool
-from kdiga.attacks.guard import guarded
 from kdiga.compare import Entry, bring_records, provenance, row
 from kdiga.errors import BadInput
-from kdiga.evaluate import Evaluation, evaluate, records
-from kdiga.evaluate.stage import stream
+from kdiga.measured import Job, bound, compares, found, measure_one
 from kdiga.measures import GIVEN, MEASURES
 from kdiga.options import accepted, choices, convert
 from kdiga.recipe import Testing
@@ -25,21 +18,17 @@ from kdiga.report import measures as report
 from kdiga.report.page import measures_page
 from kdiga.report.rows import Row, read_results, write_results
 from kdiga.train import pick_device
-from kdiga.types import Images, Labels, Measure, PerSample, Progress, Threat
+from kdiga.types import Progress, Threat
 
-NAME = (
-    "measures.safetensors"  # in each model's folder: a number for each image and measure, and a fingerprint of what it depends on
-)
 DEFAULT = ("local-linearity", "linear-bound", "gradient-cosine", "gradient-l1", "transfer-bound", "transfer-slack")
-Options = Mapping[str, Mapping[str, Any]]  # by measure
-Fits = Mapping[str, Any]  # what a spec is loaded for: shape, classes, mean, std
+COUNTS = ("steps", "restarts", "n0", "n", "batches", "samples")  # options that say how long to search: 1 for a trial
 
 
 @dataclass(frozen=True)
 class Asked:
     """What to measure: the measures with their options, and the teacher, None where no measure compares with one."""
 
-    measures: Options
+    measures: Mapping[str, Mapping[str, Any]]
     teacher: str | None
 
 
@@ -66,168 +55,124 @@ def asked(names: Sequence[str], sets: Mapping[str, object], teacher: str | None,
     measures = {name: convert(MEASURES[name], options[name], hidden=GIVEN) for name in names}
     if not any(compares(name) for name in names):
         return Asked(measures, None)
-    named = {str(e.recipe["teacher"]) for e in chosen if e.recipe.get("teacher")}
+    told = {str(e.recipe["teacher"]) for e in chosen if e.recipe.get("teacher")}
+    named = {str(Path(spec).resolve()) if Path(spec).exists() else spec for spec in told}
     if teacher is None and len(named) != 1:
-        found = f"the models' recipes name {len(named)} teachers" if named else "no model's recipe names one"
-        raise BadInput(f"{next(filter(compares, names))} compares with a teacher, and {found}: give --teacher MODEL")
-    teacher = teacher or named.pop()
-    models.check_trained(teacher)
-    return Asked(measures, teacher)
+        said = f"the models' recipes name {len(named)} teachers" if named else "no model's recipe names one"
+        raise BadInput(f"{next(filter(compares, names))} compares with a teacher, and {said}: give --teacher MODEL")
+    found = teacher or named.pop()
+    if teacher is None and "/" in found and not Path(found.partition("?")[0]).exists():
+        raise BadInput(f"{found}, the teacher that the models' recipes name, is not there any more: give --teacher MODEL")
+    models.check_trained(found)
+    return Asked(measures, found)
 
 
-def compares(name: str) -> bool:
-    """Whether the measure compares with a teacher."""
-    return "teacher" in accepted(MEASURES[name])
+@dataclass(frozen=True)
+class Plan:
+    """What will be done: a job for each model, by name, and a line for each measure that cannot be made of a model."""
+
+    asked: Asked
+    threat: Threat
+    testing: Testing
+    device: torch.device
+    jobs: Mapping[str, Job]
+    refused: Sequence[str]
+
+
+def plan(
+    chosen: Sequence[Entry], what: Asked, dataset: data.Dataset, threat: Threat, testing: Testing, *, device: str = "auto"
+) -> Plan:
+    """Each measure is tried on two training images of each model, so that what cannot be done is known before a folder is touched.
+
+    Raises BadInput for models and teachers that cannot be loaded for the data, for a measure that can be made of no model, and without an
+    attack to hold the measures against.
+    """
+    if not {"autoattack", "pgd20"} & set(testing.attacks):
+        raise BadInput("the measures are held against attacks: --attacks must have autoattack or pgd20")
+    fits = {"shape": dataset.shape, "classes": len(dataset.classes), "mean": dataset.mean, "std": dataset.std}
+    whole = Job("", what.teacher, what.measures, fits, threat, testing, pick_device(device))
+    made, refused = {}, []
+    for e in chosen:
+        job = replace(whole, spec=e.spec)
+        why = _tried(job, dataset.train)
+        made[e.name] = replace(job, measures={k: v for k, v in what.measures.items() if k not in why})
+        refused += [f"{name} is not measured of {e.name}: {error}" for name, error in why.items()]
+    for name in what.measures:
+        if not any(name in job.measures for job in made.values()):
+            raise BadInput(next(line for line in refused if line.startswith(f"{name} ")))
+    return Plan(what, threat, testing, whole.device, made, refused)
+
+
+def _tried(job: Job, train: data.Split) -> dict[str, BadInput]:
+    """The measures that cannot be made of the model, and why."""
+    (model, teacher), wrong = job.load(), {}
+    x, y = train.images(slice(0, 2)).to(job.device), train.y[:2].to(job.device)
+    for name, options in job.measures.items():
+        short = {k: 1 for k in COUNTS if k in accepted(MEASURES[name])}
+        try:
+            with torch.random.fork_rng(devices=[]):
+                bound(name, {**options, **short}, teacher)(model, x, y, job.threat)
+        except BadInput as error:
+            wrong[name] = error
+    return wrong
 
 
 def measure(
-    chosen: Sequence[Entry],
-    what: Asked,
-    dataset: data.Dataset,
-    threat: Threat,
-    testing: Testing,
-    out: Path,
-    *,
-    title: str,
-    device: str = "auto",
-    progress: Progress | None = None,
+    chosen: Sequence[Entry], plan: Plan, dataset: data.Dataset, out: Path, *, title: str, progress: Progress | None = None
 ) -> None:
     """Write each model's evaluation and measures under OUT/NAME, then results.json, measures.json, results.md and report.html.
 
-    `testing.n` test images, a fixed stratified choice, the same for attacks and measures. On a CPU models are measured side by side, each in
-    a process with one thread. What the folder holds with the same fingerprint is not measured again.
+    A fixed stratified choice of test images, the same for attacks and measures. On a CPU models are measured side by side, each in a process
+    with one thread. What the folder holds with the same digest is not measured again, and what it holds beside is kept.
     """
-    test = data.sample(dataset.test, testing.n)
-    fits: Fits = {"shape": dataset.shape, "classes": len(dataset.classes), "mean": dataset.mean, "std": dataset.std}
-    x, y = test.x.numpy(), test.y.numpy()
-    where = pick_device(device)
-    jobs: pool.Jobs = {e.name: (e.spec, what, out / e.name, fits, x, y, threat, testing, where) for e in chosen}
+    test = data.sample(dataset.test, plan.testing.n)
+    work: pool.Jobs = {name: (job, out / name, test.x.numpy(), test.y.numpy()) for name, job in plan.jobs.items()}
     for e in chosen:
         bring_records(Path(e.spec), out / e.name)
-    failed = pool.each(measure_one, jobs, torch.get_num_threads() if where.type == "cpu" else 1, progress)
+    failed = pool.each(measure_one, work, torch.get_num_threads() if plan.device.type == "cpu" else 1, progress)
     if failed:
         name, error = next(iter(failed.items()))
         if isinstance(error, BadInput):
             raise BadInput(f"{name}: {error}") from error
         error.add_note(f"while measuring {name}; what was measured is kept in {out}")
         raise error
-    found = {e.name: _read(e, what, out / e.name, fits, test, threat, testing) for e in chosen}
-    rows = [row(e, chosen, model, evaluation) for e, (model, evaluation, _) in zip(chosen, found.values(), strict=True)]
+    left = {name: found(job, out / name, test) for name, job in plan.jobs.items()}
+    rows = [row(e, chosen, model, evaluation) for e, (model, evaluation, _) in zip(chosen, left.values(), strict=True)]
     write_results(rows, out / "results.json")
-    judge = next((a for a in ("autoattack", "pgd20") if a in testing.attacks), "clean")
-    seen = {
-        name: report.Seen(own, evaluation.robust[judge], values)
-        for own, (name, (_, evaluation, values)) in zip(rows, found.items(), strict=True)
-    }
     about = report.About(
         title=title,
-        threat={"norm": "l2" if threat.norm == 2 else "linf", "eps": threat.eps},
-        judge=judge,
-        measures=what.measures,
-        teacher=what.teacher,
+        threat={"norm": "l2" if plan.threat.norm == 2 else "linf", "eps": plan.threat.eps},
+        judge="autoattack" if "autoattack" in plan.testing.attacks else "pgd20",
+        measures=plan.asked.measures,
+        refused=plan.refused,
+        teacher=plan.asked.teacher,
         provenance=provenance(f"{dataset.name}: {len(test)} of {len(dataset.test)} test images, a fixed stratified choice"),
     )
-    report.write(report.summarise(seen, threat, what.measures), rows, about, out / "measures.json")
+    seen = {
+        r.name: report.Seen(r, evaluation.robust[about.judge], values)
+        for r, (_, evaluation, values) in zip(rows, left.values(), strict=True)
+    }
+    report.write(report.summarise(seen, plan.threat, about.measures), rows, about, out / "measures.json")
     folder.atomic_write(out / "results.md", report.markdown(*read_report(out)).encode())
     write_report(out)
-
-
-def measure_one(
-    spec: str,
-    what: Asked,
-    own: Path,
-    fits: Fits,
-    x: NDArray[np.uint8],
-    y: NDArray[np.int64],
-    threat: Threat,
-    testing: Testing,
-    device: torch.device,
-    *,
-    progress: Progress,
-) -> None:
-    """One job: a model's attacks, then each measure, which is saved when it is done."""
-    test = data.Split(torch.from_numpy(x), torch.from_numpy(y))
-    model, images = models.load(spec, **fits).to(device), test.images()
-    evaluate(model, images, test.y, threat, attacks=testing.attacks, batch_size=testing.attack_batch, out=own, progress=progress)
-    teacher = None if (found := _teacher(what, fits)) is None else found.to(device)
-    values = _known(own, prints := _fingerprints(model, teacher, images, test.y, threat, what))
-    for name, options in what.measures.items():
-        if name not in values and not _is_teacher(name, model, teacher):
-            given: dict[str, Any] = {**options, "teacher": teacher} if compares(name) else {**options}
-            bound = partial(MEASURES[name], **given)
-            values[name] = _measured(bound, name, model, images, test.y, threat, testing.attack_batch, progress)
-            _save(own, values, prints)
-
-
-def _measured(
-    bound: Measure, name: str, model: nn.Module, x: Images, y: Labels, threat: Threat, batch_size: int, tell: Progress
-) -> PerSample:
-    """The measure in batches; the random numbers of one come from the measure and the batch's first row."""
-    parts, device = [], next(model.parameters(), x).device
-    with guarded(model, device):
-        for start in range(0, len(x), batch_size):
-            torch.manual_seed(stream(0, name, start))
-            u, v = x[start : start + batch_size].to(device), y[start : start + batch_size].to(device)
-            parts.append(bound(model, u, v, threat).float().cpu())
-            tell(name, min(start + batch_size, len(x)), len(x))
-    return torch.cat(parts)
-
-
-def _teacher(what: Asked, fits: Fits) -> nn.Module | None:
-    return None if what.teacher is None else models.load(what.teacher, **fits).eval().requires_grad_(False)
-
-
-def _is_teacher(name: str, model: nn.Module, teacher: nn.Module | None) -> bool:
-    """Whether the measure would compare the teacher with itself."""
-    if not compares(name) or teacher is None:
-        return False
-    own, other = model.state_dict(), teacher.state_dict()
-    return own.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in own.items())
-
-
-def _fingerprints(model: nn.Module, teacher: nn.Module | None, x: Images, y: Labels, threat: Threat, what: Asked) -> dict[str, str]:
-    """By measure: a digest of everything its numbers depend on."""
-    own = records.facts(model, x, y, threat, 0, 0)["fingerprint"]
-    other = None if teacher is None else records.facts(teacher, x[:1], y[:1], threat, 0, 0)["fingerprint"]
-    return {
-        name: sha256(f"{name} {sorted(options.items())} {own} {other if compares(name) else ''}".encode()).hexdigest()
-        for name, options in what.measures.items()
-    }
-
-
-def _known(own: Path, prints: Mapping[str, str]) -> dict[str, PerSample]:
-    """The measures that the folder holds with the right fingerprints."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(own / NAME, framework="pt") as file:
-            about = file.metadata() or {}
-            return {name: file.get_tensor(name) for name, digest in prints.items() if about.get(name) == digest}
-    except (OSError, SafetensorError):
-        return {}
-
-
-def _save(own: Path, values: Mapping[str, PerSample], prints: Mapping[str, str]) -> None:
-    from safetensors.torch import save
-
-    folder.atomic_write(own / NAME, save(dict(values), metadata={k: prints[k] for k in values}))
-
-
-def _read(
-    e: Entry, what: Asked, own: Path, fits: Fits, test: data.Split, threat: Threat, testing: Testing
-) -> tuple[models.Classifier, Evaluation, dict[str, PerSample]]:
-    """What a job has left; nothing is measured here."""
-    model, x = models.load(e.spec, **fits), test.images()
-    found = evaluate(model, x, test.y, threat, attacks=testing.attacks, batch_size=testing.attack_batch, out=own)
-    return model, found, _known(own, _fingerprints(model, _teacher(what, fits), x, test.y, threat, what))
 
 
 def read_report(out: Path) -> tuple[list[report.Summary], list[report.Agreement], list[Row], report.About]:
     """What `measure` left in the folder. Raises BadInput where a file is missing or damaged."""
     summaries, agreement, about = report.read(out / "measures.json")
-    return summaries, agreement, read_results(out / "results.json"), about
+    rows = read_results(out / "results.json")
+    if not rows:
+        raise BadInput(f"{out / 'results.json'} holds no model: run `kdiga measure` again with --resume")
+    return summaries, agreement, rows, about
 
 
 def write_report(out: Path) -> None:
     """Draw report.html from what `measure` left in `out`; no model is needed."""
-    folder.atomic_write(out / "report.html", measures_page(*read_report(out)).encode())
+    found = read_report(out)
+    try:
+        html = measures_page(*found)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{out} does not hold a complete measurement ({type(error).__name__}: {error}): run it again with --resume"
+        ) from None
+    folder.atomic_write(out / "report.html", html.encode())

@@ -122,13 +122,13 @@ def cost(rows: Sequence[MethodRow], teacher: float | None, about: About, look: d
 def foretold(measure: str, found: Sequence[Summary], rows: Sequence[Row], judge: str, look: dict[str, Style]) -> Chart | None:
     """Accuracy under the attacks against what a measure says of each model: its share with a diagonal, where it makes a statement, else its
     mean. None when fewer than two models have both."""
-    own = {s.model: s for s in found if s.measure == measure}
+    own = {s.model: s for s in found if s.measure == measure and s.mean is not None}
     shown = [(r, own[r.name], value) for r in rows if r.name in own and (value := getattr(r, judge)) is not None]
     if len(shown) < 2:
         return None
     reading = READINGS[measure]
     shares = [s.share for _, s, _ in shown if s.share is not None]
-    said = [100 * share for share in shares] or [s.mean for _, s, _ in shown]
+    said = [100 * share for share in shares] or [s.mean or 0.0 for _, s, _ in shown]
     x_at = ticks(0.0, 100.0) if shares else ticks(min(said), max(said))
     y_at = ticks(0.0, 100.0)
     box = (52.0, 34.0, 496.0, 296.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,12 @@ HEADERS = ("measure", "models", "rank correlation", "95 % interval", "p", "AUC w
 class Summary:
     """What one measure says of one model. `mean` is over the images (of a smoothing radius the average certified radius); `share` that of the
     images of which the measure states what its reading says, `contradicted` how many of those an attack broke; `auc` the chance
-    that it sets an image that withstands the attacks above one that does not; `curve` (radius, certified accuracy). None: does not apply."""
+    that it sets an image that withstands the attacks above one that does not; `curve` (radius, certified accuracy). None: does
+    not apply, or is not finite."""
 
     model: str
     measure: str
-    mean: float
+    mean: float | None
     share: float | None
     stated: int | None
     contradicted: int | None
@@ -60,12 +62,14 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What all numbers share; `judge` is the attack whose outcomes are foretold."""
+    """What all numbers share; `judge` is the attack whose outcomes are foretold; `refused` says which measures
+    could not be made of which models."""
 
     title: str
     threat: Mapping[str, Any]
     judge: str
     measures: Mapping[str, Mapping[str, Any]]
+    refused: Sequence[str] = ()
     teacher: str | None
     provenance: Mapping[str, str]
 
@@ -92,20 +96,20 @@ def summarise(seen: Mapping[str, Seen], threat: Threat, options: Mapping[str, Ma
 def _summary(model: str, measure: str, one: Seen, threat: Threat, options: Mapping[str, Any]) -> Summary:
     values, reading = one.values[measure], READINGS[measure]
     says = stated(measure, values, threat, options)
-    curve = None
+    curve, finite = None, bool(values.isfinite().all())
     mean = float(values.double().mean())
-    if measure == "smoothing-radius":
+    if finite and measure == "smoothing-radius":
         mean = average_certified_radius(values)
         radii = [float(values.max()) * 1.02 * i / STEPS for i in range(STEPS + 1)] if values.max() > 0 else [0.0]
         curve = tuple(zip(radii, certified_accuracy(values, radii), strict=True))
     return Summary(
         model=model,
         measure=measure,
-        mean=mean,
+        mean=mean if isfinite(mean) else None,
         share=None if says is None else float(says.double().mean()),
         stated=None if says is None else int(says.sum()),
         contradicted=None if says is None else int((says & ~one.robust).sum()),
-        auc=concordance(reading.sign * values, one.robust),
+        auc=concordance(reading.sign * values, one.robust) if finite else None,
         curve=curve,
     )
 
@@ -115,8 +119,8 @@ def agreements(found: Sequence[Summary], rows: Sequence[Row], judge: str) -> lis
     accuracy = {r.name: value for r in rows if (value := getattr(r, judge)) is not None}
     done = []
     for measure in dict.fromkeys(s.measure for s in found):
-        own = [s for s in found if s.measure == measure and s.model in accuracy]
-        said = [READINGS[measure].sign * s.mean if s.share is None else s.share for s in own]
+        own = [s for s in found if s.measure == measure and s.model in accuracy and s.mean is not None]
+        said = [READINGS[measure].sign * (s.mean or 0.0) if s.share is None else s.share for s in own]
         ranks = spearman(said, [accuracy[s.model] for s in own]) if len(own) >= 3 else None
         aucs = [s.auc for s in own if s.auc is not None]
         total, wrong = [s.stated for s in own if s.stated is not None], [s.contradicted for s in own if s.contradicted is not None]
@@ -143,13 +147,15 @@ def write(found: Sequence[Summary], rows: Sequence[Row], about: About, path: Pat
         "summaries": [asdict(s) for s in found],
         "agreement": [asdict(a) for a in agreements(found, rows, about.judge)],
     }
-    atomic_write(path, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode())
+    atomic_write(path, (json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def read(path: Path) -> tuple[list[Summary], list[Agreement], About]:
     """What `write` wrote. Raises BadInput for anything else."""
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
+        if whole["about"]["judge"] not in JUDGES or not all(isinstance(o, dict) for o in whole["about"]["measures"].values()):
+            raise ValueError("what is said about it does not make sense")
         summaries = [Summary(**(s | {"curve": s["curve"] and tuple((r, a) for r, a in s["curve"])})) for s in whole["summaries"]]
         return summaries, [Agreement(**a) for a in whole["agreement"]], About(**whole["about"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -158,7 +164,7 @@ def read(path: Path) -> tuple[list[Summary], list[Agreement], About]:
 
 def shown(summary: Summary | None) -> str:
     """A share as a percentage, a mean with three digits, a dash for what was not measured."""
-    if summary is None:
+    if summary is None or summary.mean is None:
         return "–"
     return f"{summary.mean:.3g}" if summary.share is None else percent(summary.share)
 
@@ -205,9 +211,10 @@ def caption(rows: Sequence[Row], about: About) -> list[str]:
     return [
         f"{rows[0].threat}, {rows[0].n} test images",
         *(f"{name}: {_reads(name)}{_with(options)}." for name, options in about.measures.items()),
+        *(f"{line}." for line in about.refused),
         f"Rank correlation: Spearman's, over the models, of the measure (its share, where it makes a statement) and {JUDGES[about.judge]} accuracy, signed so that +1 is what theory expects; Bonett and Wright's interval, permutation test.",
         f"AUC: the chance that the measure sets an image that withstands {JUDGES[about.judge]} above one that does not, the mean over the models; 0.5 says nothing.",
-        "Stated: images of which the measure makes its statement, over all models; contradicted: those of them that an attack broke.",
+        "Stated: images of which the measure makes its statement, over all models; contradicted: those of them that the attack broke. No model is compared with itself.",
     ]
 
 
