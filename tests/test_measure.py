@@ -318,6 +318,7 @@ def test_summaries_by_hand() -> None:
     }
     slack, radius, gamma = found["transfer-slack"], found["smoothing-radius"], found["local-linearity"]
     assert (slack.share, slack.stated, slack.contradicted) == (0.5, 2, 1)
+    assert report.shown(slack) == "50.0 %, 1 broken"
     assert slack.auc == 0.75  # 2 above both, -1 above one of the two
     assert (gamma.share, gamma.mean, gamma.auc) == (None, 2.5, 1.0)  # less is better
     assert radius.mean == 0.25

@@ -100,13 +100,16 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> Ranks | None:
 
     p: permutation test over all orders of b, from nine pairs on over a random choice of them, the same at each call. Interval: Fisher's
     z with the standard error sqrt((1 + rho^2 / 2) / (n - 3)) of Bonett and Wright 2000 (Psychometrika 65); from three pairs it is -1 to 1.
-    As z is infinite at 1, |rho| counts there as that of the order next to perfect. Raises BadInput below three pairs.
+    As z is infinite at 1, |rho| counts there as that of the order next to perfect. Raises BadInput below three pairs, and where a
+    value is NaN or infinite.
     """
     from scipy.stats import permutation_test, rankdata
 
     n = len(a)
     if n != len(b) or n < 3:
         raise BadInput(f"a rank correlation needs two samples of the same three values or more: {n} and {len(b)} given")
+    if not np.isfinite([*a, *b]).all():
+        raise BadInput("a rank correlation needs finite values: one of those given is NaN or infinite, leave its pair out")
     x, y = (rankdata(v) - (n + 1) / 2 for v in (a, b))
     if not (x.any() and y.any()):
         return None

@@ -22,6 +22,7 @@ RISING: tuple[Callable[..., Any], ...] = (
     F.relu,
     torch.relu,
     Tensor.relu,
+    F.relu6,
     F.hardtanh,
     F.leaky_relu,
     F.elu,
@@ -35,7 +36,7 @@ LEAKS = (F.leaky_relu, F.elu)  # which fall below 0 where their slope there is n
 
 def _bend(function: Callable[..., Any]) -> Callable[..., Kind]:
     def activation(x: Tensor, *rest: Any, inplace: bool = False, **more: Any) -> Kind:
-        if inplace or (rest and rest[-1] is True):
+        if inplace or "out" in more or (rest and rest[-1] is True):
             raise BadInput(f"bounds do not know steps in place: {function.__name__} is one")
         if more.get("approximate", "none") != "none":
             raise BadInput("bounds know the exact gelu only, not its approximation by tanh")

@@ -69,11 +69,15 @@ class _Recorder(TorchFunctionMode):
             raise BadInput(f"bounds do not know the step '{name}': docs/certificates.md lists those that they know")
         if any(id(t) not in self.own for t in given if id(t) not in self.places):
             raise BadInput(f"bounds know tensors that come from the images or are the model's own: '{name}' reads another")
-        if func in EITHER_WAY and len(read) == 1 and args[0] is not read[0]:
+        if not args and "input" in kwargs:
+            args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
+        if func in EITHER_WAY and len(read) == 1 and args and args[0] is not read[0]:
             args = (read[0], args[0], *args[2:])
-        if args[0] is not read[0] or len(read) > (2 if name == "add" else 1):
+        if not args or args[0] is not read[0] or len(read) > (2 if name == "add" else 1):
             raise BadInput(f"bounds know '{name}' of one tensor that comes from the images and of constants, no other way")
-        kind = Sum() if len(read) == 2 else self._kind(STEPS[func], name, args, kwargs)
+        kind = self._kind(STEPS[func], name, args, kwargs)
+        if len(read) == 2:
+            kind = Sum()
         out = func(*args, **kwargs)
         for t in read:
             _check_shape(func, name, t, out)
@@ -88,7 +92,9 @@ class _Recorder(TorchFunctionMode):
         try:
             options = signature(rule).bind(*args, **kwargs).arguments
         except TypeError:
-            raise BadInput(f"bounds do not know '{name}' with these arguments: {', '.join(map(str, kwargs)) or args[1:]}") from None
+            raise BadInput(
+                f"bounds do not know '{name}' with these arguments: {', '.join(kwargs) or f'{len(args)} in order'}"
+            ) from None
         if name == "batch_norm" and options.get("training") and not self.training:
             raise BadInput("bounds need BatchNorm with running statistics: this one uses the batch's in evaluation mode")
         return rule(*args, **kwargs)
@@ -96,9 +102,13 @@ class _Recorder(TorchFunctionMode):
 
 def _check_shape(func: Any, name: str, read: Tensor, out: Tensor) -> None:
     """Raises BadInput where a function has broadcast, cast or mixed images: the bounds would be of something else."""
+    if out.dtype != read.dtype:
+        raise BadInput(
+            f"bounds need float32 or float64 from end to end, without autocast: '{name}' went from {read.dtype} to {out.dtype}"
+        )
     broadcast = name in ELEMENTWISE and read.shape != out.shape
-    mixed = func in RESHAPES and tuple(out.shape) != (len(read), read.numel() // len(read))
-    if broadcast or mixed or out.dtype != read.dtype:
+    mixed = len(out) != len(read) or (func in RESHAPES and tuple(out.shape) != (len(read), read.numel() // len(read)))
+    if broadcast or mixed:
         raise BadInput(f"bounds do not know '{name}' from {tuple(read.shape)} to {tuple(out.shape)}")
 
 

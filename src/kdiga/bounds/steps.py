@@ -47,14 +47,25 @@ def batch_norm(
 
 
 def mean(x: Tensor, dim: Any, keepdim: bool = False) -> Kind:
-    dims = [d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)]
+    dims = [d % x.ndim for d in ([dim] if isinstance(dim, int) else dim or [0])]  # no dim, or (): all of them
     if 0 in dims:
         raise BadInput("bounds are per image: a mean over the batch is not")
     return _pooling(lambda u: u.mean(dims, keepdim))
 
 
-def average_pool(x: Tensor, *size: Any) -> Kind:
-    return _pooling(lambda u: F.avg_pool2d(u, *size))
+def average_pool(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Kind:
+    if divisor_override is not None and divisor_override < 0:
+        raise BadInput("bounds know average pooling with a divisor above 0 only: avg_pool2d has a divisor_override below it")
+    rest = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _pooling(lambda u: F.avg_pool2d(u, *rest))
 
 
 def adaptive_pool(x: Tensor, output_size: Any) -> Kind:
@@ -75,7 +86,7 @@ def max_pool(
     return Bend(lambda u: F.max_pool2d(u, kernel_size, stride, padding, dilation, ceil_mode))
 
 
-def flatten(x: Tensor, *shape: Any) -> Kind:
+def flatten(x: Tensor, *shape: Any, **named: Any) -> Kind:
     return _pooling(lambda u: u.flatten(1))  # that the function did the same, `record` checks by the shape
 
 
@@ -89,24 +100,24 @@ def same(x: Tensor) -> Kind:
     return Same()
 
 
-def add(x: Tensor, c: Constant) -> Kind:
-    return Affine(lambda u: u + c, lambda r: r)
+def add(x: Tensor, other: Constant) -> Kind:
+    return Affine(lambda u: u + other, lambda r: r)
 
 
-def subtract(x: Tensor, c: Constant) -> Kind:
-    return Affine(lambda u: u - c, lambda r: r)
+def subtract(x: Tensor, other: Constant) -> Kind:
+    return Affine(lambda u: u - other, lambda r: r)
 
 
-def subtract_from(x: Tensor, c: Constant) -> Kind:
-    return Affine(lambda u: c - u, lambda r: r)
+def subtract_from(x: Tensor, other: Constant) -> Kind:
+    return Affine(lambda u: other - u, lambda r: r)
 
 
-def multiply(x: Tensor, c: Constant) -> Kind:
-    return Affine(lambda u: u * c, lambda r: r * _size(c))
+def multiply(x: Tensor, other: Constant) -> Kind:
+    return Affine(lambda u: u * other, lambda r: r * _size(other))
 
 
-def divide(x: Tensor, c: Constant) -> Kind:
-    return Affine(lambda u: u / c, lambda r: r / _size(c))
+def divide(x: Tensor, other: Constant) -> Kind:
+    return Affine(lambda u: u / other, lambda r: r / _size(other))
 
 
 def _size(c: Constant) -> Constant:

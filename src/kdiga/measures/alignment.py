@@ -6,16 +6,18 @@
 eps times the l1 distance (l-inf threats; l2 distance for l2) is the part that alignment has in the transfer bound (docs/theory.md).
 """
 
+from collections.abc import Callable
+from math import inf
 from typing import Literal
 
-import torch.nn.functional as F
+import torch
 from torch import nn
 
 from kdiga.attacks.guard import check_range, guarded
 from kdiga.attacks.pgd import pgd20
-from kdiga.losses import norm
-from kdiga.measures.tangent import Loss, tangent
-from kdiga.types import Images, Labels, PerSample, Threat
+from kdiga.losses import input_gradient, norm
+from kdiga.measures.tangent import LOSSES, Loss
+from kdiga.types import Images, Labels, Logits, PerSample, Threat
 
 Point = Literal["clean", "adversarial"]
 
@@ -31,7 +33,7 @@ def gradient_l2(
     point: Point = "clean",
 ) -> PerSample:
     """The l2 distance of the input gradient of the loss to the teacher's."""
-    own, other = _gradients(model, teacher, x, y, threat, loss, point)
+    own, other = _gradients(model, teacher, x, y, threat, LOSSES[loss], point)
     return norm(own - other, 2.0)
 
 
@@ -46,7 +48,7 @@ def gradient_l1(
     point: Point = "clean",
 ) -> PerSample:
     """The l1 distance of the input gradient of the loss to the teacher's."""
-    own, other = _gradients(model, teacher, x, y, threat, loss, point)
+    own, other = _gradients(model, teacher, x, y, threat, LOSSES[loss], point)
     return norm(own - other, 1.0)
 
 
@@ -60,15 +62,33 @@ def gradient_cosine(
     loss: Loss = "ce",
     point: Point = "clean",
 ) -> PerSample:
-    """The cosine between the input gradient of the loss and the teacher's; 0 where one of them is 0."""
-    own, other = _gradients(model, teacher, x, y, threat, loss, point)
-    return F.cosine_similarity(own.flatten(1), other.flatten(1), eps=1e-12)
+    """The cosine between the input gradient of the loss and the teacher's; 0 where one of them is exactly 0.
+
+    The cross-entropy's direction is taken from the log odds, whose gradient has it too and does not vanish, or turn by rounding, where the
+    label leads by many logits.
+    """
+    own, other = _gradients(model, teacher, x, y, threat, log_odds if loss == "ce" else LOSSES[loss], point)
+    own, other = own.double(), other.double()
+    lengths = norm(own, 2.0) * norm(other, 2.0)
+    return ((own * other).flatten(1).sum(1) / torch.where(lengths > 0, lengths, 1.0)).to(x.dtype)
+
+
+def log_odds(z: Logits, y: Labels) -> PerSample:
+    """log((1 - p) / p) for the probability p of the label; the cross-entropy is its softplus."""
+    return z.scatter(1, y[:, None], -inf).logsumexp(1) - z.gather(1, y[:, None])[:, 0]
 
 
 def _gradients(
-    model: nn.Module, teacher: nn.Module, x: Images, y: Labels, threat: Threat, loss: Loss, point: Point
+    model: nn.Module,
+    teacher: nn.Module,
+    x: Images,
+    y: Labels,
+    threat: Threat,
+    f: Callable[[Logits, Labels], PerSample],
+    point: Point,
 ) -> tuple[Images, Images]:
     check_range(x)
     with guarded(model, x.device), guarded(teacher, x.device):
-        u = pgd20(model, x, y, threat) if point == "adversarial" else x
-        return tangent(model, u, y, loss).gradient, tangent(teacher, u, y, loss).gradient
+        u, y = pgd20(model, x, y, threat) if point == "adversarial" else x, y.clone()
+        u = u.detach().clone().requires_grad_()
+        return input_gradient(f(model(u), y), u), input_gradient(f(teacher(u), y), u)

@@ -17,6 +17,7 @@ from math import inf
 import torch
 from torch import nn
 
+from kdiga.attacks.guard import check_range
 from kdiga.bounds import box, intervals, margins, record
 from kdiga.types import Images, Labels, PerSample, Threat
 
@@ -34,12 +35,16 @@ def crown_ibp_margin(model: nn.Module, x: Images, y: Labels, threat: Threat) -> 
 
 
 def _least(model: nn.Module, x: Images, y: Labels, threat: Threat, *, relax: bool) -> PerSample:
-    exact = deepcopy(model).eval().requires_grad_(False).double()
+    if not len(x):
+        return x.new_empty(0)
+    check_range(x)
     found = []
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        steps, z = record(exact, x[:1].double())
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        exact = deepcopy(model).eval().requires_grad_(False).double()
+        images, y = x.detach().clone().double(), y.clone()
+        steps, z = record(exact, images[:1])
         size = max(1, AT_ONCE // z.shape[1])
-        for u, label in zip(x.double().split(size), y.split(size), strict=True):
+        for u, label in zip(images.split(size), y.split(size), strict=True):
             bound = margins(steps, intervals(steps, box(u, threat)), label, relax=relax)
             found.append(bound.scatter(1, label[:, None], inf).amin(1))
     return torch.cat(found).to(x.dtype)

@@ -3,7 +3,7 @@
     g_j(u) = z_y(u) - z_j(u)                                  for a wrong class j
     m_i    = max over `samples` points u of batch i of || grad g_j(u) ||_*, i = 1 .. `batches`
     a      = location of the reverse Weibull distribution fitted to the m_i: an estimate of the local Lipschitz constant of g_j
-    score  = min( g_j(x) / a, radius )                        0 where x is misclassified
+    score  = min( g_j(x) / a, radius )                        0 where x is misclassified or a gradient is not finite
 
 u is drawn uniformly from the ball of `radius` and then clipped to [0, 1]; || . ||_* is dual to the threat's norm. No attack is made, and
 nothing is certified: where gradients are masked the points see none of the steep places, and the score exceeds the true distance.
@@ -70,10 +70,10 @@ def _score(model: nn.Module, x: Images, y: Labels, j: Labels, ball: Threat, batc
         return dual_norm(input_gradient(lead(u), u), ball)
 
     maxima = torch.stack([torch.stack([slope() for _ in range(samples)]).amax(0) for _ in range(batches)])
-    steepest = x.new_tensor([location(m) for m in maxima.double().cpu().numpy().T])
+    steepest = x.new_tensor([location(m) if np.isfinite(m).all() else inf for m in maxima.double().cpu().numpy().T])
     with torch.no_grad():
         here = lead(x)
-    return torch.where(here > 0, (here / steepest).clamp_max(ball.eps), 0.0)
+    return torch.where((here > 0) & steepest.isfinite(), (here / steepest).clamp_max(ball.eps), 0.0)
 
 
 def location(maxima: NDArray[np.float64]) -> float:

@@ -5,9 +5,9 @@
     bound = l(x) + eps || grad l(x) ||_* + gamma+        || . ||_* is the norm dual to the threat's: l1 for l-inf, l2 for l2
 
 With the true gamma+, l(x + d) <= bound for every d of the ball. The gammas are found by ascent, for both signs separately, and the best point on
-the way counts, not the last: they are at most the true ones, so the bound is evidence and no certificate (docs/theory.md). More steps or
-restarts only raise them. The residual is searched inside [0, 1]; the linear part of the bound leaves the box out of account, which
-makes it larger.
+the way counts, not the last: they are at most the true ones, so the bound is evidence and no certificate (docs/theory.md). More restarts,
+from the same seed, only raise them; more steps, which are smaller, need not. The residual is searched inside [0, 1]; the linear part of
+the bound leaves the box out of account, which makes it larger.
 
 The search was chosen on training images of Fashion-MNIST, with an adversarially trained teacher, aligned students and one trained on clean
 images. Of steps from eps / 20 to 2 eps none found more than eps / 10 (at 50 steps) on all of them. To start every other search where ten

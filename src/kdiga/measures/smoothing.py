@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from kdiga.attacks.guard import guarded
+from kdiga.attacks.guard import check_range, guarded
 from kdiga.options import Count, Domain, Positive
 from kdiga.types import Images, Labels, PerSample, Threat
 
@@ -68,6 +68,7 @@ def certify(
     """Algorithm CERTIFY of the paper. `batch` is how many noisy copies the network sees at once."""
     from scipy.stats import norm
 
+    check_range(x)
     with guarded(model, x.device), torch.no_grad():
         chosen = count(model, x, copies=n0, sigma=sigma, batch=batch).argmax(1)
         agreeing = count(model, x, copies=n, sigma=sigma, batch=batch).gather(1, chosen[:, None])[:, 0]
@@ -79,12 +80,15 @@ def certify(
 
 
 def count(model: nn.Module, x: Images, *, copies: int, sigma: float, batch: int) -> Int64[Tensor, "b k"]:
-    """How many of `copies` noisy copies of each image fall into each class."""
-    parts = []
-    for row in torch.arange(len(x), device=x.device).repeat_interleave(copies).split(batch):
+    """How many of `copies` noisy copies of each image fall into each class; a copy with a NaN among its logits falls into none."""
+    counts = torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
+    for start in range(0, len(x) * copies, batch):
+        row = torch.arange(start, min(start + batch, len(x) * copies), device=x.device) // copies
         z = model(x[row] + sigma * torch.randn_like(x[row]))
-        parts.append((row * z.shape[1] + z.argmax(1)).bincount(minlength=len(x) * z.shape[1]))
-    return torch.stack(parts).sum(0).view(len(x), -1)
+        if not counts.numel():
+            counts = counts.new_zeros(len(x), z.shape[1])
+        counts.index_put_((row, z.argmax(1)), (~z.isnan().any(1)).long(), accumulate=True)
+    return counts
 
 
 def at_least(k: Int64[Tensor, "b"], n: int, alpha: float) -> PerSample:

@@ -1,6 +1,6 @@
 """A loss near an image: its tangent there, and the highest value of the loss, or of its departure from the tangent, that ascent finds.
 
-What ascent finds is at most the true maximum: more steps or restarts can only raise it.
+What ascent finds is at most the true maximum: more restarts, from the same seed, can only raise it. More steps may not: they are smaller.
 """
 
 from collections.abc import Callable

@@ -163,10 +163,11 @@ def read(path: Path) -> tuple[list[Summary], list[Agreement], About]:
 
 
 def shown(summary: Summary | None) -> str:
-    """A share as a percentage, a mean with three digits, a dash for what was not measured."""
+    """A share as a percentage, and how many of its images were broken; a mean with three digits; a dash for what was not measured."""
     if summary is None or summary.mean is None:
         return "–"
-    return f"{summary.mean:.3g}" if summary.share is None else percent(summary.share)
+    broken = f", {summary.contradicted} broken" if summary.contradicted else ""
+    return f"{summary.mean:.3g}" if summary.share is None else f"{percent(summary.share)}{broken}"
 
 
 def lines(found: Sequence[Summary], rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -243,7 +244,7 @@ def markdown(found: Sequence[Summary], agreement: Sequence[Agreement], rows: Seq
 def terminal(found: Sequence[Summary], agreement: Sequence[Agreement], rows: Sequence[Row], about: About) -> list[Table]:
     """Tables for `rich.console.Console.print`, 80 characters wide: a column for each model, as many as fit, and one line for each measure."""
     headers, cells = lines(found, rows)
-    first = max(len(h) for h in headers) + 1
+    first = max(len(h) for h in headers) + 2
     tables, columns = [], list(range(len(rows)))
     while columns:
         widths = [
