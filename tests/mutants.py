@@ -25,8 +25,8 @@ COST, HEALTH, MEASURE, IBP = (
     "tests/test_measure.py",
     "tests/objectives/test_ibp_formulas.py",
 )
-BOUNDS, SMOOTHING, LINEARITY, TRANSFER, CLEVER = (
-    f"tests/measures/test_measures_{name}.py" for name in ("bounds", "smoothing", "linearity", "transfer", "clever")
+BOUNDS, SMOOTHING, LINEARITY, TRANSFER, CLEVER, ALIGNMENT = (
+    f"tests/measures/test_measures_{name}.py" for name in ("bounds", "smoothing", "linearity", "transfer", "clever", "alignment")
 )
 PAIRS, BENCH = (f"tests/report/test_report_{name}.py" for name in ("pairs", "robustbench"))
 BUDGET = "tests/test_cli.py::test_a_budget_chooses_the_images_before_and_keeps_them"
@@ -269,6 +269,14 @@ MUTANTS = [
     Mutant("health: what FAB did after Square counts as white-box", "health/__init__.py", 'takewhile(lambda name: name != "square", found.cascade)',
            '(n for n in found.cascade if n != "square")', HEALTH),
     Mutant("health: APGD-T is not asked", "health/attacked.py", "return len(broken), len(left)", "return len(broken), len(broken)", HEALTH),
+    Mutant("bounds: an activation writes into out", "bounds/activations.py", ' or "out" in more', "", BOUNDS),
+    Mutant("bounds: a mean over () is one over the image", "bounds/steps.py", " or [0])]", ")]", BOUNDS),
+    Mutant("bounds: a pooling divisor below 0", "bounds/steps.py", "divisor_override < 0:", "False:", BOUNDS),
+    Mutant("bounds: the batch taken for channels", "bounds/record.py", "mixed = len(out) != len(read) or (", "mixed = (", BOUNDS),
+    Mutant("smoothing: NaN is an answer", "measures/smoothing.py", "(~z.isnan().any(1)).long()", "torch.ones_like(row)", SMOOTHING),
+    Mutant("CLEVER: a slope that is not finite is flat", "measures/clever.py", "np.isfinite(m).all() else inf for", "np.isfinite(m).all() else 0.0 for", CLEVER),
+    Mutant("cosine: of the saturated cross-entropy", "measures/alignment.py", 'log_odds if loss == "ce" else LOSSES[loss]', "LOSSES[loss]", ALIGNMENT),
+    Mutant("spearman: ranks of NaN", "stats.py", "if not np.isfinite([*a, *b]).all():", "if False:", STATS),
 ]  # fmt: skip
 
 

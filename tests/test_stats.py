@@ -185,6 +185,13 @@ def test_a_constant_has_no_rank_correlation_and_two_pairs_are_too_few() -> None:
         spearman([1.0, 2.0], [1.0, 2.0])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_has_no_rank_correlation(value: float) -> None:
+    for a, b in (([1.0, 2.0, value, 4.0], [1.0, 2.0, 3.0, 4.0]), ([1.0, 2.0, 3.0, 4.0], [value, 2.0, 3.0, 4.0])):
+        with pytest.raises(BadInput, match="finite"):
+            spearman(a, b)
+
+
 def test_concordance_counts_pairs() -> None:
     g = torch.Generator().manual_seed(0)
     score, outcome = torch.randint(0, 6, (40,), generator=g).float(), torch.rand(40, generator=g) < 0.4

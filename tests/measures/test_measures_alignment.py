@@ -27,9 +27,35 @@ def test_distances_and_cosine_of_known_gradients() -> None:
 
 def test_a_cosine_does_not_depend_on_how_small_a_gradient_is_and_is_0_where_there_is_none() -> None:
     (x, y), teacher = image(0.5, 0.5), Quadratic(0.0, [1.0, 1.0])
-    for scale, expected in ((1e-7, 1.0), (0.0, 0.0)):
+    for scale, expected in ((1e-7, 1.0), (1e-30, 1.0), (0.0, 0.0)):
         model = Quadratic(0.0, [scale, scale])
         assert gradient_cosine(model, x, y, LINF, teacher=teacher).item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("lead", [0.0, 5.0, 17.0, 20.0, 35.0, 60.0, 1000.0])
+def test_a_cosine_does_not_depend_on_how_far_the_label_leads(lead: float) -> None:
+    """Two linear logits, not each other's opposite: the loss goes up along the wrong one's gradient less the label's, (-1, 2) and (0, 1)."""
+
+    class Sure(torch.nn.Module):
+        def __init__(self, lead: float, label: list[float]) -> None:
+            super().__init__()
+            self.lead, self.label = lead, torch.tensor(label)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            u = x.flatten(1) - 0.5
+            return torch.stack([self.lead + u @ self.label, u @ torch.tensor([1.0, 1.0])], 1)
+
+    (x, y), teacher = image(0.5, 0.5), Sure(1.0, [2.0, -1.0])
+    for label, expected in (([2.0, -1.0], 1.0), ([1.0, 0.0], 2 / 5**0.5)):
+        assert gradient_cosine(Sure(lead, label), x, y, LINF, teacher=teacher).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_cosine_of_the_cross_entropy_is_that_of_its_own_gradients() -> None:
+    model, teacher = Smooth(0), Smooth(1)
+    x, y = torch.rand(6, 1, 1, 2, generator=torch.Generator().manual_seed(0)).requires_grad_(), torch.tensor([0, 1, 2, 0, 1, 2])
+    own, other = (torch.autograd.grad(cross_entropy(m(x), y).sum(), x)[0].flatten(1) for m in (model, teacher))
+    expected = torch.nn.functional.cosine_similarity(own, other)
+    assert torch.allclose(gradient_cosine(model, x.detach(), y, LINF, teacher=teacher), expected, atol=1e-5)
 
 
 def test_adversarial_gradients_are_taken_at_the_models_own_worst_point() -> None:

@@ -226,6 +226,8 @@ class Calls(nn.Module):
         super().__init__()
         self.function, self.linear = function, nn.Linear(72, 3)
         self.kept, self.kernel = nn.Parameter(torch.rand(2, 1, 1)), nn.Parameter(torch.rand(2, 2, 3, 3))
+        self.single = nn.Parameter(torch.rand(2, 1, 3, 3))
+        self.register_buffer("two", torch.rand(2))
 
     def forward(self, x: Tensor) -> Tensor:
         z: Tensor = self.linear(self.function(self, x).flatten(1))
@@ -245,6 +247,16 @@ REFUSED: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "traced back": lambda m, x: m.kept.expand(x.shape),
     "add' from": lambda _, x: x.mean(1, keepdim=True) + x,
     "add' with": lambda _, x: torch.add(x, 1.0, alpha=2.0),
+    "add' with these arguments: alpha": lambda _, x: torch.add(x, x * 2, alpha=10.0),
+    "add' with these arguments: other, alpha": lambda _, x: torch.add(x, other=x * 2, alpha=-1.0),
+    "sub' of one": lambda _, x: x - x * 0.5,
+    "mul' with these arguments: out": lambda m, x: torch.mul(x, 2.0, out=m.kept),
+    "in place: tanh": lambda m, x: torch.tanh(x, out=m.kept),
+    "div' with these arguments: rounding_mode": lambda _, x: torch.div(x, 0.3, rounding_mode="floor"),
+    "divisor": lambda _, x: F.avg_pool2d(x, 2, None, 0, False, True, -1),
+    "over the batch": lambda _, x: x.mean((), keepdim=True),
+    "mean over the batch": lambda _, x: x.mean(),
+    "conv2d' from": lambda m, x: F.conv2d(x.mean(1), m.single),  # the batch is taken for the channels
     "tanh": lambda _, x: F.gelu(x, approximate="tanh"),
     "slope": lambda _, x: F.leaky_relu(x, -0.1),
     "batch": lambda _, x: x.mean(0, keepdim=True),
@@ -260,6 +272,48 @@ def test_a_step_that_is_not_known_is_refused_by_name(what: str) -> None:
     model = Calls(REFUSED[what]).eval()
     with pytest.raises(BadInput, match=what):
         MEASURES["ibp-margin"](model, torch.rand(2, 2, 6, 6), torch.tensor([0, 1]), linf(0.1))
+
+
+SPELLED: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "relu6": lambda _, x: F.relu6(9 * x),
+    "hardtanh": lambda _, x: F.hardtanh(x, 0.2, max_val=0.6),
+    "elu": lambda _, x: F.elu(x - 0.5, alpha=2.0),
+    "by keyword": lambda m, x: F.conv2d(input=x, weight=m.kernel, bias=m.two, stride=2),
+    "flatten": lambda _, x: torch.flatten(x, start_dim=1),
+    "reshape": lambda _, x: x.reshape(shape=(len(x), -1)),
+    "avg": lambda _, x: F.avg_pool2d(x, kernel_size=3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
+    "avg in order": lambda _, x: F.avg_pool2d(x, 4, 3, 1, True, False, 5),
+    "adaptive": lambda _, x: F.adaptive_avg_pool2d(x, output_size=(3, 1)),
+    "max": lambda _, x: F.max_pool2d(x, kernel_size=2, stride=3, padding=1, dilation=2, ceil_mode=True),
+    "mean": lambda _, x: torch.mean(input=x, dim=(-1, 2), keepdim=True),
+    "constants": lambda m, x: torch.add(torch.mul(x, other=m.kept), other=m.kept),
+    "branches": lambda _, x: torch.add(input=x * 2, other=-1 * x),
+    "batch_norm": lambda m, x: F.batch_norm(x, m.two, m.two, eps=0.5),
+}
+
+
+@pytest.mark.parametrize("how", list(SPELLED))
+def test_the_arguments_of_a_step_are_its_own_however_they_are_written(how: str) -> None:
+    def build() -> nn.Module:
+        model = Calls(SPELLED[how])
+        model.linear = nn.LazyLinear(3)
+        return model
+
+    model, x, y = trained(build, 0)
+    assert torch.allclose(bounds(model, x, y, 0.0, relax=False), margin(model, x, y), atol=1e-9)
+    assert (least_found(model, x, y, 0.1) >= bounds(model, x, y, 0.1, relax=False) - 1e-9).all()
+
+
+def test_autocast_is_refused_as_such() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(BadInput, match=r"float32 or float64 .* without autocast"):
+        record(model, torch.rand(1, 2, 6, 6))
+
+
+def test_no_images_have_no_margins() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
+    for name in ("ibp-margin", "crown-ibp-margin"):
+        assert MEASURES[name](model, torch.rand(0, 2, 6, 6), torch.empty(0, dtype=torch.int64), linf(0.1)).shape == (0,)
 
 
 def test_sums_and_products_with_constants_come_in_any_order() -> None:

@@ -80,6 +80,21 @@ def test_it_exceeds_the_distance_where_the_gradient_is_masked() -> None:
     assert clever(Step(), x, y, LINF, batches=3, samples=5).item() == pytest.approx(0.5)
 
 
+def test_a_gradient_that_is_not_finite_scores_0_and_the_other_images_do_not_notice() -> None:
+    """The slope is infinite at u_0 = 0 and not a number at u_1 > 0.9."""
+
+    class Cusps(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            u = x.flatten(1)
+            q = 1 + 2 * u[:, 1] + u[:, 0].sqrt() + 1e-3 * torch.where(u[:, 1] > 0.9, 0.0, (0.9 - u[:, 1]).sqrt())
+            return torch.stack([q, 0 * q], 1)
+
+    x, y = torch.tensor([[0.5, 0.5], [0.0, 0.5], [0.5, 1.0], [0.5, 0.5]]).view(4, 1, 1, 2), torch.tensor([0, 0, 0, 1])
+    for target in ("runner-up", "every"):
+        found = clever(Cusps(), x, y, LINF, batches=3, samples=20, radius=0.05, target=target)
+        assert found.tolist() == pytest.approx([0.05, 0.0, 0.0, 0.0])
+
+
 @pytest.mark.parametrize("shape", [0.7, 1.5, 3.0])
 def test_the_location_of_draws_with_a_known_end(shape: float) -> None:
     draws = weibull_max.rvs(shape, loc=10, scale=2, size=2000, random_state=np.random.default_rng(0))

@@ -1,5 +1,6 @@
 """Randomised smoothing against networks whose smoothed classifier is known exactly."""
 
+import gc
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from scipy.stats import binom, binomtest, norm
 from torch import Tensor, nn
 
-from kdiga.measures.smoothing import at_least, average_certified_radius, certified_accuracy, certify, smoothing_radius
+from kdiga.measures.smoothing import at_least, average_certified_radius, certified_accuracy, certify, count, smoothing_radius
 from kdiga.types import Threat
 
 THREAT = Threat(norm=math.inf, eps=0.1)
@@ -39,9 +40,11 @@ class Constant(nn.Module):
 
 
 def halves(n: int) -> tuple[Halves, Tensor, Tensor]:
-    """A linear model, and images at distances of -0.3 to 0.3 from its boundary."""
+    """A linear model, and images at distances of -0.3 to 0.3 from its boundary, which runs through the middle of [0, 1]."""
     torch.manual_seed(3)
-    model, x, away = Halves(), torch.rand(n, 3, 2, 2, dtype=torch.float64), torch.linspace(-0.3, 0.3, n, dtype=torch.float64)
+    model, away = Halves(), torch.linspace(-0.3, 0.3, n, dtype=torch.float64)
+    x = 0.3 + 0.4 * torch.rand(n, 3, 2, 2, dtype=torch.float64)
+    nn.init.constant_(model.linear.bias[1], -model.linear.weight[1].sum().item() / 2)
     w = model.linear.weight[1].detach() / model.linear.weight[1].norm().detach()
     return model, x + ((away - model.signed(x))[:, None] * w).view_as(x), (away > 0).long()
 
@@ -75,6 +78,54 @@ def test_the_radius_is_sigma_times_the_quantile_of_the_bound() -> None:
     found = certify(Counter(), torch.rand(1, 1, 2, 2), sigma=0.5, n0=10, n=100, alpha=0.05, batch=7)
     low = binomtest(90, 100, alternative="greater").proportion_ci(0.95, method="exact").low
     assert found.radius.item() == pytest.approx(0.5 * norm.ppf(low))
+
+
+def test_a_copy_without_an_answer_counts_for_no_class() -> None:
+    """One NaN among the logits, of whichever class; argmax calls it the largest."""
+
+    class Broken(nn.Module):
+        seen = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            place = torch.arange(self.seen, self.seen + len(x))
+            self.seen += len(x)
+            z = torch.eye(3)[place % 2]
+            z[place % 5 == 0, 0], z[place % 5 == 1, 2] = math.nan, math.nan
+            return z
+
+    assert count(Broken(), torch.rand(2, 1, 2, 2), copies=50, sigma=0.1, batch=7).tolist() == [[15, 15, 0]] * 2
+
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 3), math.nan)
+
+    x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
+    found = certify(Nothing(), x, sigma=0.5, n=100)
+    assert found.prediction.tolist() == [-1, -1]
+    assert found.radius.tolist() == [0.0, 0.0]
+    assert smoothing_radius(Nothing(), x, y, THREAT, n=100).tolist() == [0.0, 0.0]
+
+
+def test_what_is_counted_does_not_grow_with_the_number_of_copies() -> None:
+    """Integers alive at the last batch, beyond those before: the counts of 5 images and 40 classes, and a batch of 10."""
+
+    class Last(nn.Module):
+        calls, found = 0, 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls == 200:
+                self.found = integers()
+            return torch.eye(40)[torch.arange(len(x))]
+
+    def integers() -> int:
+        return sum(t.numel() for t in gc.get_objects() if type(t) is Tensor and t.dtype == torch.int64)
+
+    model, before = Last(), integers()
+    found = count(model, torch.rand(5, 1, 2, 2), copies=400, sigma=0.1, batch=10)
+    assert model.calls == 200
+    assert found.tolist() == [[40] * 10 + [0] * 30] * 5
+    assert model.found - before < 300
 
 
 def test_a_constant_has_the_largest_radius_there_is() -> None:

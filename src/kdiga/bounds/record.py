@@ -14,7 +14,7 @@ from kdiga.errors import BadInput
 from kdiga.types import Images, Logits
 
 # What a network may ask of a tensor without computing with it: none of it depends on the values.
-LOOKS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point}
+LOOKS = {Tensor.__len__, Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point}
 LOOKS |= {getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout")}
 ELEMENTWISE = ("add", "sub", "mul", "div", "__rsub__")
 
@@ -75,7 +75,7 @@ class _Recorder(TorchFunctionMode):
             args = (read[0], args[0], *args[2:])
         if not args or args[0] is not read[0] or len(read) > (2 if name == "add" else 1):
             raise BadInput(f"bounds know '{name}' of one tensor that comes from the images and of constants, no other way")
-        kind = self._kind(STEPS[func], name, args, kwargs)
+        kind = self._kind(STEPS[func], name, args, kwargs)  # of two branches too: it refuses alpha
         if len(read) == 2:
             kind = Sum()
         out = func(*args, **kwargs)

@@ -46,7 +46,7 @@ def batch_norm(
     return Affine(lambda u: u * scale + shift, lambda r: r * scale.abs())
 
 
-def mean(x: Tensor, dim: Any, keepdim: bool = False) -> Kind:
+def mean(x: Tensor, dim: Any = None, keepdim: bool = False) -> Kind:
     dims = [d % x.ndim for d in ([dim] if isinstance(dim, int) else dim or [0])]  # no dim, or (): all of them
     if 0 in dims:
         raise BadInput("bounds are per image: a mean over the batch is not")
