@@ -277,6 +277,12 @@ MUTANTS = [
     Mutant("CLEVER: a slope that is not finite is flat", "measures/clever.py", "np.isfinite(m).all() else inf for", "np.isfinite(m).all() else 0.0 for", CLEVER),
     Mutant("cosine: of the saturated cross-entropy", "measures/alignment.py", 'log_odds if loss == "ce" else LOSSES[loss]', "LOSSES[loss]", ALIGNMENT),
     Mutant("spearman: ranks of NaN", "stats.py", "if not np.isfinite([*a, *b]).all():", "if False:", STATS),
+    Mutant("folding: a masked class hides every difference", "attacks/folding.py", "1e-3 * scale + 1e-5 * apart", "1e-3 * apart.max()", ATTACKS),
+    Mutant("folding: a BatchNorm after another step", "attacks/folding.py", " and seen[2] == inputs[0]._version", "", ATTACKS),
+    Mutant("folding: a BatchNorm used twice", "attacks/folding.py", "if calls[bn] == calls[conv] == 1", "", ATTACKS),
+    Mutant("a NaN iterate counts as broken", "attacks/apgd.py", " & s.u.isfinite().flatten(1).all(1)", "", ATTACKS),
+    Mutant("numbers that no weight shows are another model's", "evaluate/records.py", 'yield f"{name}={value!r}".encode()', "pass", EVALUATE),
+    Mutant("health: a masked class is the scale", "health/behaviour.py", "apart.where(apart <= 1000 * usual, 0).amax(1)", "apart.amax(1)", HEALTH),
 ]  # fmt: skip
 
 

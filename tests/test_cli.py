@@ -428,3 +428,43 @@ def test_list_names_everything_with_a_line_each(kind: str, capsys: Capture) -> N
     for name, line in contents(kind).items():
         assert name in shown
         assert len(line) > 10, f"{name} has no description"
+
+
+def test_a_folder_is_named_by_its_own_name(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "results.json").write_text("kept")
+    refused(
+        capsys,
+        r"leads through '\.\.'",
+        "evaluate",
+        runs / "student",
+        "--n",
+        "8",
+        "--attacks",
+        "fgsm",
+        "--out",
+        tmp_path / "mine" / "new" / "..",
+    )
+    assert (tmp_path / "mine" / "results.json").read_text() == "kept"
+
+
+def test_what_health_found_stays_when_the_evaluation_is_resumed_without_it(runs: Path, tmp_path: Path) -> None:
+    words = ["evaluate", runs / "student", "--n", "30", "--attacks", "fgsm,pgd20", "--out", tmp_path / "h"]
+    assert run(*words, "--health") == 0
+    before = json.loads((tmp_path / "h" / "health.json").read_text())
+    assert run(*words, "--resume") == 0
+    assert json.loads((tmp_path / "h" / "health.json").read_text()) == before
+
+
+def test_damaged_files_of_a_run_are_one_line(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["evaluate", runs / "student", "--n", "8", "--attacks", "fgsm", "--out", tmp_path / "d"]
+    assert run(*words) == 0
+    (tmp_path / "d" / "asked.json").write_bytes(b"\xff\xfe")
+    refused(capsys, "began, which was", *words, "--resume")
+    (tmp_path / "d" / "asked.json").write_text('{"images": Infinity}')
+    refused(capsys, "began, which was", *words, "--resume")
+    shutil.copytree(runs / "student", tmp_path / "broken")
+    with (tmp_path / "broken" / "log.jsonl").open("a") as log:
+        log.write("3\n")
+    refused(capsys, "its recipe or log is damaged", "evaluate", tmp_path / "broken", "--n", "8", "--out", tmp_path / "e")
+    refused(capsys, "device 'meta' is not available", "evaluate", runs / "student", "--device", "meta", "--out", tmp_path / "f")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdiga.attacks import ATTACKS, AUTOATTACK, autoattack
 from kdiga.errors import BadInput
-from kdiga.evaluate import Evaluation, evaluate
+from kdiga.evaluate import Evaluation, evaluate, records
 from kdiga.evaluate.checks import check_input
 from kdiga.evaluate.stage import stream
 from kdiga.stats import wilson
@@ -471,3 +471,23 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="file is a file: name a folder"):
         run(tmp_path / "file")
+
+
+def test_a_number_that_no_weight_shows_is_another_model() -> None:
+    class Scaled(torch.nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale, self.layer = scale, torch.nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.scale * self.layer(x.flatten(1))  # type: ignore[no-any-return]
+
+    x, y, threat = torch.rand(4, 1, 4, 4), torch.zeros(4, dtype=torch.int64), Threat(norm=2.0, eps=0.1)
+    model = Scaled(1.0)
+    first = records.facts(model, x, y, threat, 0, 4)["fingerprint"]
+    assert records.facts(model.train(), x, y, threat, 0, 4)["fingerprint"] == first
+    model.scale = 1e4
+    assert records.facts(model, x, y, threat, 0, 4)["fingerprint"] != first
+    model.scale = 1.0
+    model.shift = torch.ones(1)
+    assert records.facts(model, x, y, threat, 0, 4)["fingerprint"] != first

@@ -427,7 +427,7 @@ def test_flags_come_back_as_written(tmp_path: Path) -> None:
     assert read(tmp_path / "health.json") == flags
     for text in ("[", "[{}]", '[{"name": "unknown", "raised": null, "said": "", "numbers": {}}]', "{}3"):
         (tmp_path / "health.json").write_text(text)
-        with pytest.raises(BadInput, match="evaluate the model again"):
+        with pytest.raises(BadInput, match="evaluate again with --resume"):
             read(tmp_path / "health.json")
 
 
@@ -446,3 +446,13 @@ def test_random_points_stay_inside_and_differ() -> None:
     a, b = random_point(x, THREAT), attacked.corner(x, THREAT)
     assert torch.equal(project(b, x, THREAT), b)
     assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("masked", [-1e9, -inf])
+def test_a_masked_class_is_no_alarm_and_hides_none(masked: float) -> None:
+    torch.manual_seed(0)
+    z = torch.randn(20, 5).index_fill(1, torch.tensor([4]), masked)
+    assert behaviour.randomness(z, z.clone()).raised is False
+    assert behaviour.randomness(z, z + 0.01 * torch.randn(20, 5)).raised is True
+    usual = behaviour.typical(z)
+    assert ((usual > 0.1) & (usual < 10)).all()

@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         code = _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was saved before is kept", 2)
     except KeyboardInterrupt:
-        code = _say("interrupted; what is finished is kept, and the same command with --resume goes on", 130)
+        code = _say("interrupted; what was saved is kept, and where a folder was begun the same command with --resume goes on", 130)
     return code
 
 
@@ -340,7 +340,7 @@ def _compare(a: argparse.Namespace) -> int:
     from kdiga.report.sentence import expected
     from kdiga.train import pick_device
 
-    threat, budget = threat_for(a.data, a.norm, a.eps), duration(a.budget) if a.budget else None
+    threat, budget = threat_for(a.data, a.norm, a.eps), duration(a.budget) if a.budget is not None else None
     testing = Testing(attacks=_names(a.attacks), n=a.n, attack_batch=a.batch_size)
     asked = {"models": a.models, "data": a.data, "threat": str(threat), "attacks": list(testing.attacks), "n": a.n}
     asked |= {"batch": a.batch_size} | ({"budget": a.budget} if a.budget else {})
@@ -371,11 +371,11 @@ def _compare(a: argparse.Namespace) -> int:
 
 def _begun(out: Path, asked: dict[str, object]) -> int:
     """The number of images that the evaluation in `out` began with. Raises BadInput if it was asked for something else."""
-    said = (out / ASKED).read_text()
+    said = (out / ASKED).read_text(errors="replace")
     try:
         begun = json.loads(said)
         n = int(begun.pop("images", asked["n"]))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         begun, n = None, 0
     if begun != asked:
         raise BadInput(f"--resume goes on with what {out} began, which was {said}: give the same again, or another --out")

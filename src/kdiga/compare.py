@@ -17,6 +17,7 @@ from kdiga.evaluate.cost import Cost, affordable, cost
 from kdiga.evaluate.records import NAME
 from kdiga.health import NAME as HEALTH
 from kdiga.health import Flag, health
+from kdiga.health import read as read_flags
 from kdiga.health import write as write_flags
 from kdiga.recipe import Testing
 from kdiga.report import gather, pictures, robustbench
@@ -48,6 +49,8 @@ def entry(name: str, spec: str) -> Entry:
     try:
         said = tomllib.loads(recipe.read_text()) if recipe.is_file() else {}
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+        if not all(isinstance(o, dict) for o in (*lines, said.get("objective", {}))):
+            raise ValueError("a line of the log, or what the recipe calls its objective, is no table")
     except ValueError as error:
         raise BadInput(f"{spec} is not a whole run folder, its recipe or log is damaged: {error}") from None
     return Entry(name, spec, said, lines)
@@ -116,6 +119,7 @@ def compare(
         flags = health(
             model, x, y, threat, found=found, sources=others, full=thorough, batch_size=testing.attack_batch, progress=said
         )
+        flags = _kept(flags, own / HEALTH)
         write_flags(flags, own / HEALTH)
         rows.append(row(entry, chosen, model, found, flags))
         evaluations[entry.name] = found
@@ -141,6 +145,15 @@ def compare(
     )
     write_report(out)
     return rows
+
+
+def _kept(flags: Sequence[Flag], path: Path) -> list[Flag]:
+    """The flags, with what `--health` once found in place of checks that were not made this time: the folder is this evaluation's."""
+    try:
+        before = {flag.name: flag for flag in read_flags(path)} if path.exists() else {}
+    except BadInput:
+        before = {}
+    return [before.get(flag.name, flag) if flag.raised is None else flag for flag in flags]
 
 
 def _teacher(entry: Entry, dataset: data.Dataset, where: torch.device, wanted: bool) -> dict[str, models.Classifier]:

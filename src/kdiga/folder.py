@@ -39,6 +39,8 @@ def check_free(
     A run that can be resumed has left the file `mark`. `needed` are the models and data that the run reads: `--overwrite` may not empty a
     folder that holds one of them.
     """
+    if ".." in out.parts and out.resolve() != out.absolute():
+        raise BadInput(f"{out} leads through '..': name the folder itself, {out.resolve()}")
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file: --out names a folder")
     if resume and overwrite:

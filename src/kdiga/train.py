@@ -374,6 +374,9 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=name)
-        return torch.device(name)
+        found = torch.device(name)
     except (RuntimeError, AssertionError):
-        raise BadInput(f"device '{name}' is not available here: use auto or cpu") from None
+        found = torch.device("meta")
+    if found.type == "meta":
+        raise BadInput(f"device '{name}' is not available here: use auto or cpu")
+    return found

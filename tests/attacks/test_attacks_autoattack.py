@@ -1,6 +1,7 @@
 """Our members of AutoAttack against the package pyautoattack: the same points, step by step, until a sample is broken."""
 
 import contextlib
+import threading
 from math import inf
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from known_answers import L2, LINF, Linear, Net, problem
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from kdiga.attacks import ATTACKS, AUTOATTACK, autoattack, packing, reference
 from kdiga.attacks.apgd import Loss, checkpoints, climb, targeted, untargeted
@@ -305,3 +307,75 @@ def test_under_l2_the_package_is_refused_exactly_where_it_fails_and_ours_runs(
     with pytest.raises(BadInput, match=f"cannot start on images of {height}x{width} pixels") if fails else contextlib.nullcontext():
         assert ATTACKS["pyautoattack"](model, x, y, Threat(norm=2.0, eps=1e-4)).shape == x.shape
     assert ATTACKS["square"](model, x, y, L2).shape == x.shape
+
+
+class Odd(torch.nn.Module):
+    """A network whose BatchNorm looks as if it followed a convolution, and with logits that hide what is wrong."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        self.conv, self.bn = torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.BatchNorm2d(4)
+        self.bn.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+        self.head = torch.nn.Linear(144, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.conv(x)
+        if self.kind == "relu between":
+            h = self.bn(torch.nn.functional.relu_(h))
+        elif self.kind == "used twice":
+            h = self.bn(torch.relu(self.bn(h)))
+        elif self.kind == "skip":
+            h = h + self.bn(h)
+        else:
+            h = self.bn(h)
+        z: torch.Tensor = self.head(h.flatten(1))
+        return z.index_fill(1, torch.tensor([4]), -1e9) + (5000 if self.kind == "skip" else 0)
+
+
+@pytest.mark.parametrize("kind", ["relu between", "used twice", "skip"])
+def test_what_is_no_convolution_and_its_batchnorm_is_not_folded(kind: str) -> None:
+    model = Odd(kind).eval()
+    assert folded(model, torch.rand(8, 1, 6, 6)) is model
+
+
+def test_a_masked_class_does_not_hinder_folding() -> None:
+    model, x = Odd("plain").eval(), torch.rand(8, 1, 6, 6)
+    fast = folded(model, x)
+    assert fast is not model
+    torch.testing.assert_close(fast(x)[:, :4], model(x)[:, :4])
+
+
+def test_a_model_that_cannot_be_copied_is_attacked_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoattack, "STEPS", 3)
+    model = Odd("plain").eval()
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    x = torch.rand(4, 1, 6, 6)
+    assert ATTACKS["apgd-ce"](model, x, model(x).argmax(1), LINF).shape == x.shape
+    pruned = Odd("plain").eval()
+    prune.l1_unstructured(pruned.conv, "weight", 0.5)
+    assert ATTACKS["apgd-ce"](pruned, x, pruned(x).argmax(1), LINF).shape == x.shape
+
+
+def test_a_gradient_that_is_nan_ends_its_own_run_alone() -> None:
+    """A class masked by -inf gives the targeted loss of that class no gradient; the sample's other targets go on."""
+    model = Linear(5)
+    masked = torch.nn.Module()
+    masked.forward = lambda x: model(x).index_fill(1, torch.tensor([4]), -torch.inf)
+    x, threat = torch.rand(30, 1, 6, 6, generator=torch.Generator().manual_seed(3)), Threat(norm=2.0, eps=0.3)
+    y = model(x)[:, :4].argmax(1)
+    found = ATTACKS["apgd-t"](masked, x, y, threat)
+    four = Linear(4)
+    four.weight.data = model.weight.data[:4]
+    assert found.isfinite().all()
+    broken, alone = ((m(ATTACKS["apgd-t"](m, x, y, threat)).argmax(1) != y).sum() for m in (masked, four))
+    assert 0 < alone <= broken + 1
+
+
+def test_logits_in_double_precision() -> None:
+    model = Linear(3)
+    double = torch.nn.Module()
+    double.forward = lambda x: model(x).double()
+    x = torch.rand(4, 1, 6, 6)
+    assert ATTACKS["fab-t"](double, x, model(x).argmax(1), LINF).dtype == torch.float32

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdiga.attacks.packing import Points, Runs, packed, right
+from kdiga.attacks.packing import Points, Runs, first_of, packed, right
 from kdiga.inner import direction, project
 from kdiga.losses import cross_entropy, input_gradient
 from kdiga.types import Images, Labels, Logits, Outcomes, PerSample, Threat
@@ -52,8 +52,9 @@ def climb(
     for i in range(steps + 1):
         u = s.u.detach().requires_grad_()
         z = model(u)
-        wrong = ~right(z.detach(), s.y)
-        found[s.row[wrong]], broken[s.row[wrong]] = u.detach()[wrong], True
+        wrong = ~right(z.detach(), s.y) & s.u.isfinite().flatten(1).all(1)  # a gradient that is NaN leads to no image
+        hit = first_of(s.row, wrong, len(x))
+        found[s.row[hit]], broken[s.row[hit]] = u.detach()[hit], True
         if i == steps or broken[s.row].all():
             break
         value = loss(z, s.y, s.target)

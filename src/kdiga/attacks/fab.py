@@ -12,7 +12,7 @@ from math import inf
 import torch
 from torch import nn
 
-from kdiga.attacks.packing import Runs, packed, right
+from kdiga.attacks.packing import Runs, first_of, packed, right
 from kdiga.losses import input_gradient, norm
 from kdiga.types import Images, Labels, Outcomes, PerSample, Threat
 
@@ -41,10 +41,10 @@ def approach(
         z = model(u)
         gap = (z.gather(1, s.target[:, None]) - z.gather(1, s.y[:, None]))[:, 0]
         u, w = u.detach(), input_gradient(gap, u)
-        u = _step(u, s.x, w, gap.detach(), threat.norm)
+        u = _step(u, s.x, w, gap.detach().to(w), threat.norm)
         with torch.no_grad():
             wrong = ~right(model(u), s.y)
-        hit = wrong & (norm(u - s.x, threat.norm) <= threat.eps)
+        hit = first_of(s.row, wrong & (norm(u - s.x, threat.norm) <= threat.eps), len(x))
         found[s.row[hit]], broken[s.row[hit]] = u[hit], True
         if broken[s.row].all():
             break

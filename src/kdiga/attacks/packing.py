@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from kdiga.types import Images, Labels, Logits, Outcomes
@@ -45,6 +45,13 @@ def each_target(search: Search, model: nn.Module, x: Images, y: Labels) -> Image
         found[left[broken]] = points[broken]
         left, at = left[~broken], at + aimed.shape[1]
     return found
+
+
+def first_of(row: Runs, hit: Bool[Tensor, "r"], rows: int) -> Int64[Tensor, "hits"]:
+    """For each row with a hit the first of its runs that hit: an assignment to the rows then names none twice."""
+    place = hit.nonzero()[:, 0]
+    first = torch.full((rows,), len(row), device=row.device).scatter_reduce(0, row[place], place, "amin")
+    return first[first < len(row)]
 
 
 def right(z: Logits, y: Labels) -> Outcomes:

@@ -40,13 +40,23 @@ def facts(model: nn.Module, x: Images, y: Labels, threat: Threat, seed: int, bat
 
 def _bytes(model: nn.Module, x: Images, y: Labels) -> Iterator[Any]:
     yield re.sub("0x[0-9a-f]+", "", repr(model)).encode()  # the structure, without addresses in memory
-    for name, value in model.state_dict().items():
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
         yield name.encode()
-        if isinstance(value, Tensor):
-            yield from _raw(value)
+        yield from _raw(value)
+    for module in model.modules():  # numbers that a forward may use and no weight shows: a temperature, the heads of attention
+        for name, value in sorted(vars(module).items()):
+            if isinstance(value, Tensor):
+                yield name.encode()
+                yield from _raw(value)
+            elif name != "training" and _plain(value):
+                yield f"{name}={value!r}".encode()
     yield from _raw(y)
     for part in x.split(1024):
         yield from _raw(part)
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, int | float | str) or (isinstance(value, list | tuple) and all(map(_plain, value)))
 
 
 def _raw(value: Tensor) -> Iterator[Any]:

@@ -24,6 +24,15 @@ def margin(z: Logits, y: Labels) -> PerSample:
     return z.masked_fill(own, -inf).logsumexp(1) - z.gather(1, y[:, None])[:, 0]
 
 
+def typical(z: Logits) -> PerSample:
+    """How far a row's logits are from their median, at the largest of those that are not masked away (by -1e9 or -inf, beyond 1000 of the
+    median distance)."""
+    apart = (z - z.nanmedian(1, keepdim=True).values).abs()
+    apart = apart.where(apart.isfinite(), 0)
+    usual = apart.where(apart > 0, inf).median(1, keepdim=True).values
+    return apart.where(apart <= 1000 * usual, 0).amax(1)
+
+
 def gradients(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Flag:
     """At each image: has the logit margin a slope, has the cross-entropy its direction, and are the slopes of one order of magnitude?
 
@@ -39,7 +48,7 @@ def gradients(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Flag:
     h = input_gradient(steep, u)
     finite = (g.isfinite() & h.isfinite()).flatten(1).all(1)
     slope = norm(h, 1.0 if threat.norm == inf else 2.0)
-    none = finite & (threat.eps * slope <= UNIT * z.detach().abs().amax(1))
+    none = finite & (threat.eps * slope <= UNIT * typical(z.detach()))
     saturated = finite & ~none & (_cosine(g, h) < ALIGNED)
     known = slope[finite & ~none]
     spread = float(known.max() / known.median()) if len(known) else 1.0
@@ -80,8 +89,8 @@ def probabilities(z: Logits) -> Flag:
 
 def randomness(first: Logits, second: Logits) -> Flag:
     """Two forward passes of the same images."""
-    change = float((first - second).abs().max())
-    scale = float(first.std()) if first.numel() > 1 else 1.0
+    change = float(torch.where(first == second, 0.0, first - second).abs().max())
+    scale = float(typical(first).median())
     flips = int((first.argmax(1) != second.argmax(1)).sum())
     raised = not change <= SAME * max(scale, UNIT)
     said = f"two passes over {len(first)} images differ by at most {change:.3g} in a logit, {flips} change class"

@@ -64,8 +64,8 @@ def read(path: Path) -> list[Flag]:
     try:
         flags = [Flag(f["name"], f["raised"], f["said"], f["numbers"]) for f in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} cannot be read ({error}): evaluate the model again") from None
+        raise BadInput(f"{path} cannot be read ({error}): evaluate again with --resume") from None
     for flag in flags:
         if flag.name not in CHECKS or flag.raised not in (True, False, None) or not isinstance(flag.said, str):
-            raise BadInput(f"{path} has an entry that is no check of kdiga: evaluate the model again")
+            raise BadInput(f"{path} has an entry that is no check of kdiga: evaluate again with --resume")
     return flags
