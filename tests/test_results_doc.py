@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdiga import ranking
+from kdiga import measure, ranking
 from kdiga.methods import methods
 from kdiga.objectives import OBJECTIVES, kdiga_j
 from kdiga.recipe import read
+from kdiga.report.measures import markdown as measures_markdown
 from kdiga.report.methods import markdown
 from kdiga.types import Batch, Threat
 
@@ -29,6 +30,16 @@ def test_the_comparisons_are_what_was_measured_with_the_recipe_that_ships(name: 
     assert teacher is not None
     assert len(about.provenance["revision"]) == 12  # a commit, and nothing changed since
     assert {(row.name, row.objective) for row in rows} == {(m.name, m.recipe.objective) for m in methods(read(name))}
+
+
+@pytest.mark.parametrize("name", ["evidence", "evidence-seeds", "smoothed"])
+def test_the_evidence_is_what_was_measured(name: str) -> None:
+    found = measure.read_report(RESULTS / name)
+    models, measures = (part.strip() for part in measures_markdown(*found).split("\n\n")[:2])
+    agreement = "\n".join(line for line in measures.splitlines() if line.startswith("|"))
+    for table in {"evidence": (models, agreement), "evidence-seeds": (agreement,), "smoothed": (models,)}[name]:
+        assert table in TEXT
+    assert len(found[3].provenance["revision"]) == 12
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ABOUT = """\
 Distil robust image classifiers into small students that stay robust, and prove it.
 
-  kdiga demo                                         see it work: three minutes, no download
+  kdiga demo                                         see it work: two minutes, no download
   kdiga teach --data fashion-mnist --model cnn?width=24 --out runs/teacher
   kdiga distill --data fashion-mnist --teacher runs/teacher --student 'cnn?width=12&act=gelu' --out runs/student
   kdiga compare runs/teacher runs/student --data fashion-mnist --out runs/comparison
@@ -30,7 +30,7 @@ Robust accuracy means AutoAttack (standard); anything weaker is named for what i
 """
 DEMO = """\
 Trains a robust teacher and, at a quarter of its weights, students by cross-entropy, distillation (KD), KDIGA at the clean and at a random
-point, and KDIGA on projected logits; attacks all six with AutoAttack. No network, no download, about three minutes on two cores. Leaves a
+point, and KDIGA on projected logits; attacks all six with AutoAttack. No network, no download, a minute or two on two cores. Leaves a
 table, results.json and a page."""
 TEACH = """\
   kdiga teach --data digits --model 'cnn?width=24' --out runs/teacher

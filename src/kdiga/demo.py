@@ -1,4 +1,4 @@
-"""The main job in three minutes: a robust teacher on scikit-learn's digits, small students by five objectives, and who stays robust."""
+"""The main job in two minutes: a robust teacher on scikit-learn's digits, small students by five objectives, and who stays robust."""
 
 from pathlib import Path
 
