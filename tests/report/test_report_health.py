@@ -79,7 +79,7 @@ def test_flags_are_read_beside_each_evaluation_and_may_be_missing(tmp_path: Path
     write(flags(), tmp_path / "health.json")
     assert health.load(tmp_path, ["only"]) == {"only": flags()}
     (tmp_path / "health.json").write_text("[")
-    with pytest.raises(BadInput, match="evaluate the model again"):
+    with pytest.raises(BadInput, match="evaluate again with --resume"):
         health.load(tmp_path, ["only"])
 
 
