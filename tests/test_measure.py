@@ -307,23 +307,24 @@ def seen(name: str, robust: list[int], **values: list[float]) -> report.Seen:
 def test_summaries_by_hand() -> None:
     one = seen(
         "a",
-        [1, 1, 0, 0],
-        transfer_slack=[2.0, -1.0, 1.0, -2.0],
-        smoothing_radius=[0.5, 0.0, 0.25, 0.25],
-        local_linearity=[1.0, 2.0, 3.0, 4.0],
+        [1, 1, 0, 0, 0],
+        transfer_slack=[2.0, -1.0, 1.0, 0.5, -2.0],
+        smoothing_radius=[0.5, 0.0, 0.25, 0.25, 0.25],
+        local_linearity=[1.0, 2.0, 3.0, 4.0, 5.0],
     )
     found = {
         s.measure: s
         for s in report.summarise({"a": one}, LINF, {"transfer-slack": {}, "smoothing-radius": {}, "local-linearity": {}})
     }
     slack, radius, gamma = found["transfer-slack"], found["smoothing-radius"], found["local-linearity"]
-    assert (slack.share, slack.stated, slack.contradicted) == (0.5, 2, 1)
-    assert report.shown(slack) == "50.0 %, 1 broken"
-    assert slack.auc == 0.75  # 2 above both, -1 above one of the two
-    assert (gamma.share, gamma.mean, gamma.auc) == (None, 2.5, 1.0)  # less is better
+    assert slack.share == pytest.approx(0.6)
+    assert (slack.stated, slack.contradicted) == (3, 2)
+    assert report.shown(slack) == "60.0 %, 2 broken"
+    assert slack.auc == pytest.approx(4 / 6)  # 2 above all three, -1 above one of them
+    assert (gamma.share, gamma.mean, gamma.auc) == (None, 3.0, 1.0)  # less is better
     assert radius.mean == 0.25
     assert radius.curve is not None
-    assert radius.curve[0] == (0.0, 0.75)  # a radius of 0 certifies nothing
+    assert radius.curve[0] == pytest.approx((0.0, 0.8))  # a radius of 0 certifies nothing
     assert radius.curve[-1][1] == 0.0
 
 

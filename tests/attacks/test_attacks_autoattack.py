@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from kdiga.attacks import ATTACKS, AUTOATTACK, autoattack, packing, reference
 from kdiga.attacks.apgd import Loss, checkpoints, climb, targeted, untargeted
 from kdiga.attacks.fab import approach, onto_plane
-from kdiga.attacks.folding import folded
+from kdiga.attacks.folding import _pairs, folded
 from kdiga.attacks.packing import each_target, right
 from kdiga.errors import BadInput
 from kdiga.types import Threat
@@ -336,8 +336,9 @@ class Odd(torch.nn.Module):
 
 @pytest.mark.parametrize("kind", ["relu between", "used twice", "skip"])
 def test_what_is_no_convolution_and_its_batchnorm_is_not_folded(kind: str) -> None:
-    model = Odd(kind).eval()
-    assert folded(model, torch.rand(8, 1, 6, 6)) is model
+    model, x = Odd(kind).eval(), torch.rand(8, 1, 6, 6)
+    assert folded(model, x) is model
+    assert kind == "skip" or _pairs(model, x)[0] == {}  # seen from the forward; a skip is seen from the logits
 
 
 def test_a_masked_class_does_not_hinder_folding() -> None:
