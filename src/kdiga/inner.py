@@ -75,6 +75,11 @@ def direction(g: Images, threat: Threat) -> Images:
     return g / norm(g, 2.0).clamp_min(1e-12)[:, None, None, None]
 
 
+def dual_norm(g: Images, threat: Threat) -> PerSample:
+    """The most that a linear function with gradient g rises on a ball of radius 1: the l1 norm for l-inf, the l2 norm for l2."""
+    return norm(g, 1.0 if threat.norm == inf else 2.0)
+
+
 def project(u: Images, x: Images, threat: Threat) -> Images:
     """u moved into the ball around x, then into [0, 1]; x is in [0, 1], so the second move does not leave the ball."""
     if threat.norm == inf:

@@ -23,6 +23,13 @@ def margin(z: Logits, y: Labels) -> PerSample:
     return _wide(z).scatter(1, y[:, None], -torch.inf).amax(1) - _wide(z).gather(1, y[:, None])[:, 0]
 
 
+def log_odds(z: Logits, y: Labels) -> PerSample:
+    """log sum exp of the wrong logits less the right one: log((1 - p) / p) for the probability p of the label. The cross-entropy is its
+    softplus: the same direction, but this one does not saturate."""
+    z = _wide(z)
+    return z.scatter(1, y[:, None], -torch.inf).logsumexp(1) - z.gather(1, y[:, None])[:, 0]
+
+
 def norm(v: Images, p: float) -> PerSample:
     """Each sample's l_p norm. Its gradient at v = 0 is 0, not NaN."""
     length: PerSample = torch.linalg.vector_norm(v.flatten(1), ord=p, dim=1)

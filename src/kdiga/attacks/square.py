@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from kdiga.attacks.packing import VALUES, Points, Runs, packed, right
 from kdiga.attacks.windows import bumps, inside, reach, signs, tiles, unit, window
-from kdiga.types import Images, Labels, Logits, Outcomes, PerSample, Threat
+from kdiga.losses import margin
+from kdiga.types import Images, Labels, Outcomes, PerSample, Threat
 
 SHARE, HALVED_AFTER = 0.8, (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of the pixels, in the first windows; queries
 AHEAD = 8  # queries of one image in one batch, at most
@@ -44,7 +45,7 @@ def search(model: nn.Module, x: Images, y: Labels, threat: Threat, *, queries: i
     best = (x + threat.eps * signs(x, x.shape[3])).clamp(0, 1) if threat.norm == inf else tiles(x, threat)
     z = model(best)
     found, broken = torch.where(right(z, y)[:, None, None, None], x, best), ~right(z, y)
-    s = Run(x, y, torch.arange(len(x), device=x.device), best, margin(z, y), torch.zeros_like(y))
+    s = Run(x, y, torch.arange(len(x), device=x.device), best, -margin(z, y), torch.zeros_like(y))
     s, change = packed(s, ~broken), (_flips if threat.norm == inf else _swaps)(x, threat, queries)
     while len(s.x):
         ahead = max(1, min(AHEAD, VALUES // s.x.numel()))
@@ -55,7 +56,7 @@ def search(model: nn.Module, x: Images, y: Labels, threat: Threat, *, queries: i
         asked = (u != s.best[of]).flatten(1).any(1) & (query < queries) & ~broken[s.row[of]]
         u, of, turn = u[asked], of[asked], turn[asked]
         z = model(u)
-        lead, wrong = margin(z, s.y[of]), ~right(z, s.y[of])
+        lead, wrong = -margin(z, s.y[of]), ~right(z, s.y[of])
         kept = (lead < s.margin[of]) | wrong
         first = torch.full_like(s.row, ahead - 1).scatter_reduce(0, of[kept], turn[kept], "amin")
         kept &= turn == first[of]
@@ -71,11 +72,6 @@ def side(query: int, height: int, width: int) -> int:
     """The window's side at a query, in pixels."""
     share = SHARE / 2 ** bisect_left(HALVED_AFTER, query)
     return min(max(round(sqrt(share * height * width)), 1), height, width)
-
-
-def margin(z: Logits, y: Labels) -> PerSample:
-    """z_y - max z_other."""
-    return z.gather(1, y[:, None])[:, 0] - z.scatter(1, y[:, None], -inf).amax(1)
 
 
 def _sides(x: Images, queries: int) -> Tensor:

@@ -87,10 +87,8 @@ def _beside(
     """What a step of FAB and a query of Square take beside the model's passes: on a small network most of their time."""
     with torch.no_grad():
         y = model(x).argmax(1)
-    row, small = (
-        torch.arange(len(x), device=x.device),
-        Threat(norm=threat.norm, eps=1e-6),
-    )  # nothing is broken: no search ends early
+    row = torch.arange(len(x), device=x.device)
+    small = Threat(norm=threat.norm, eps=1e-6)  # nothing is broken: no search ends early
 
     def step(u: Images) -> Tensor:
         n = len(u)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from kdiga.attacks import ATTACKS
-from kdiga.attacks.packing import right as right
+from kdiga.attacks.packing import right
 from kdiga.evaluate.checks import checked_logits
 from kdiga.inner import project
 from kdiga.types import Images, Labels, Outcomes, Progress, Threat

@@ -10,9 +10,10 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from kdiga.attacks import ATTACKS
+from kdiga.attacks.packing import right
 from kdiga.attacks.pgd import fgsm, pgd, pgd20
 from kdiga.errors import BadInput
-from kdiga.evaluate.stage import right, stream, withstands
+from kdiga.evaluate.stage import stream, withstands
 from kdiga.health import judged
 from kdiga.health.flag import Flag, unchecked
 from kdiga.inner import project, random_point

@@ -9,19 +9,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from kdiga.health.flag import FEW, POINT, Flag, unchecked
-from kdiga.losses import cross_entropy, input_gradient, norm
+from kdiga.inner import dual_norm
+from kdiga.losses import cross_entropy, input_gradient, log_odds
 from kdiga.types import Images, Labels, Logits, Outcomes, PerSample, Threat
 
 SPREAD = 1e4  # largest slope over the median one: a trained network's differ by a factor of ten or a hundred
 SAME = 1e-4  # of the logits' scale: a GPU's sums in another order differ by less
 ALIGNED = 0.9  # cosine; 1 in exact arithmetic, so that what is below is rounding
 UNIT = 2.0**-23  # spacing of float32 numbers near 1
-
-
-def margin(z: Logits, y: Labels) -> PerSample:
-    """log sum exp of the wrong logits less the right one. Cross-entropy is softplus of it: the same direction, but it does not saturate."""
-    own = torch.nn.functional.one_hot(y, z.shape[1]).bool()
-    return z.masked_fill(own, -inf).logsumexp(1) - z.gather(1, y[:, None])[:, 0]
 
 
 def typical(z: Logits) -> PerSample:
@@ -43,11 +38,11 @@ def gradients(model: nn.Module, x: Images, y: Labels, threat: Threat) -> Flag:
     z = model(u)
     if not z.requires_grad:
         return Flag("gradients", True, "the logits cannot be differentiated by the image: no gradient attack says anything", {})
-    loss, steep = cross_entropy(z, y), margin(z, y)
+    loss, steep = cross_entropy(z, y), log_odds(z, y)
     g = torch.autograd.grad(loss.sum(), u, retain_graph=True)[0]
     h = input_gradient(steep, u)
     finite = (g.isfinite() & h.isfinite()).flatten(1).all(1)
-    slope = norm(h, 1.0 if threat.norm == inf else 2.0)
+    slope = dual_norm(h, threat)
     none = finite & (threat.eps * slope <= UNIT * typical(z.detach()))
     saturated = finite & ~none & (_cosine(g, h) < ALIGNED)
     known = slope[finite & ~none]

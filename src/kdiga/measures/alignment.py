@@ -7,7 +7,6 @@ eps times the l1 distance (l-inf threats; l2 distance for l2) is the part that a
 """
 
 from collections.abc import Callable
-from math import inf
 from typing import Literal
 
 import torch
@@ -15,7 +14,7 @@ from torch import nn
 
 from kdiga.attacks.guard import check_range, guarded
 from kdiga.attacks.pgd import pgd20
-from kdiga.losses import input_gradient, norm
+from kdiga.losses import input_gradient, log_odds, norm
 from kdiga.measures.tangent import LOSSES, Loss
 from kdiga.types import Images, Labels, Logits, PerSample, Threat
 
@@ -71,11 +70,6 @@ def gradient_cosine(
     own, other = own.double(), other.double()
     lengths = norm(own, 2.0) * norm(other, 2.0)
     return ((own * other).flatten(1).sum(1) / torch.where(lengths > 0, lengths, 1.0)).to(x.dtype)
-
-
-def log_odds(z: Logits, y: Labels) -> PerSample:
-    """log((1 - p) / p) for the probability p of the label; the cross-entropy is its softplus."""
-    return z.scatter(1, y[:, None], -inf).logsumexp(1) - z.gather(1, y[:, None])[:, 0]
 
 
 def _gradients(

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from kdiga.attacks.guard import check_range, guarded
-from kdiga.inner import random_point
+from kdiga.inner import dual_norm, random_point
 from kdiga.losses import input_gradient
-from kdiga.measures.tangent import dual_norm
 from kdiga.options import Count, Positive
 from kdiga.types import Images, Labels, Logits, PerSample, Threat
 

@@ -18,7 +18,8 @@ authors search by Adam. The first author of KDIGA takes the signed residual and 
 from torch import nn
 
 from kdiga.attacks.guard import check_range, guarded
-from kdiga.measures.tangent import Loss, Search, dual_norm, tangent
+from kdiga.inner import dual_norm
+from kdiga.measures.tangent import Loss, Search, tangent
 from kdiga.options import Count
 from kdiga.types import Images, Labels, PerSample, Threat
 

@@ -5,14 +5,14 @@ What ascent finds is at most the true maximum: more restarts, from the same seed
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, log
+from math import log
 from typing import Literal
 
 import torch
 from torch import nn
 
 from kdiga.inner import maximise, random_point
-from kdiga.losses import cross_entropy, input_gradient, margin, norm
+from kdiga.losses import cross_entropy, input_gradient, margin
 from kdiga.types import Images, Labels, PerSample, Threat
 
 Loss = Literal["ce", "margin"]
@@ -44,11 +44,6 @@ def tangent(model: nn.Module, x: Images, y: Labels, loss: Loss) -> Tangent:
 
     value = of(x)
     return Tangent(of, x.detach(), value.detach(), input_gradient(value, x))
-
-
-def dual_norm(g: Images, threat: Threat) -> PerSample:
-    """The most that a linear function with gradient g rises on a ball of radius 1: the l1 norm for l-inf, the l2 norm for l2."""
-    return norm(g, 1.0 if threat.norm == inf else 2.0)
 
 
 class Search:

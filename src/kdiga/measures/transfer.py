@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from kdiga.attacks.guard import check_range, guarded
-from kdiga.measures.tangent import LIMITS, Loss, Search, Tangent, dual_norm, tangent
+from kdiga.inner import dual_norm
+from kdiga.measures.tangent import LIMITS, Loss, Search, Tangent, tangent
 from kdiga.options import Count
 from kdiga.types import Images, Labels, Outcomes, PerSample, Threat
 

@@ -13,11 +13,10 @@ a network trained without it. Where this differs: eps is the threat's (theirs 4/
 mode).
 """
 
-from math import inf
-
 from torch import nn
 
-from kdiga.losses import cross_entropy, input_gradient, norm
+from kdiga.inner import dual_norm
+from kdiga.losses import cross_entropy, input_gradient
 from kdiga.options import Share, Weight
 from kdiga.types import Batch, Terms, Threat
 
@@ -38,4 +37,4 @@ def gradnorm(
     loss = cross_entropy(student(x), batch.y)
     g = input_gradient(loss, x, create_graph=True)
     scale = grad_weight * (min(1.0, progress / ramp) if ramp else 1.0) * threat.eps
-    return {"ce": ce_weight * loss, "grad": scale * norm(g, 1.0 if threat.norm == inf else 2.0)}
+    return {"ce": ce_weight * loss, "grad": scale * dual_norm(g, threat)}

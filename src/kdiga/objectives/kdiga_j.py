@@ -19,14 +19,13 @@ of it costs 5 to 7 points of robust accuracy, and four times of it costs nothing
 forward and backward of the student. No inner maximisation otherwise. One forward of each network serves every term.
 """
 
-from math import inf
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from kdiga.inner import eval_mode, maximise, random_point
-from kdiga.losses import cross_entropy, input_gradient, kl, norm
+from kdiga.inner import dual_norm, eval_mode, maximise, random_point
+from kdiga.losses import cross_entropy, input_gradient, kl
 from kdiga.options import Positive, Weight
 from kdiga.types import Batch, Images, Terms, Threat
 
@@ -52,7 +51,7 @@ def kdiga_j(
     v = v / v.norm(dim=1, keepdim=True)
     g_teacher = input_gradient((v * target).sum(1), u)
     g_student = input_gradient((v * z).sum(1), u, create_graph=True)
-    error = threat.eps * norm(g_student - g_teacher, 1.0 if threat.norm == inf else 2.0)
+    error = threat.eps * dual_norm(g_student - g_teacher, threat)
     return {
         "ce": ce_weight * cross_entropy(z, batch.y),
         "kd": kd_weight * kl(z, target.detach(), temperature),
